@@ -1,0 +1,32 @@
+"""The typed configuration tree and how it is loaded: YAML, then `section.key=value` overrides."""
+
+from stego_dist.config.load import dump_config, load_config
+from stego_dist.config.tree import (
+    BackboneConfig,
+    ClustersConfig,
+    Config,
+    DataConfig,
+    EvalConfig,
+    FeaturesConfig,
+    HeadConfig,
+    KnnConfig,
+    LossConfig,
+    PairConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "BackboneConfig",
+    "ClustersConfig",
+    "Config",
+    "DataConfig",
+    "EvalConfig",
+    "FeaturesConfig",
+    "HeadConfig",
+    "KnnConfig",
+    "LossConfig",
+    "PairConfig",
+    "TrainConfig",
+    "dump_config",
+    "load_config",
+]

@@ -1,0 +1,242 @@
+"""Every setting, with its type, its default and what it means. Frozen; unknown keys are refused.
+
+The defaults are the published method on a single group of 16 images. What can be wrong only together is
+checked in `Config.impossible`, which collects all such errors into one report.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, no silent conversion of text to numbers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    """Which shards, and at what size images enter the backbone."""
+
+    shards: str
+    """Folder of a shard set (the one that holds manifest.json)."""
+    train_split: str = "train"
+    """Split that the head is trained on."""
+    eval_split: str = "val"
+    """Split that is evaluated."""
+    resolution: Annotated[int, Field(ge=8)] = 224
+    """Training: shorter side and centre crop, in pixels; a multiple of the backbone's patch size."""
+    image_resize: Literal["bilinear", "nearest"] = "bilinear"
+    """How images are resized: `bilinear` with antialias, or `nearest` as in the published code."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Processes per rank that read and decode; 0 does it in the training process. No effect on results."""
+    shuffle_window: Positive = 4096
+    """Compressed images of the global batch's lanes that are held and shuffled together."""
+
+
+class BackboneConfig(Section):
+    """The frozen network."""
+
+    name: str = "vit_small_patch8_224.dino"
+    """Any timm model id."""
+    weights: str = "timm"
+    """`timm` (downloaded or cached by timm's hub), `random`, or a file: official DINO or any state dict."""
+    feature: Literal["feat", "keys"] = "feat"
+    """ViT: patch tokens after the last norm (`feat`) or keys of the last attention block (`keys`)."""
+    pos_interp: Literal["dino", "timm"] = "dino"
+    """ViT: how positional embeddings meet another grid: as the published ViT does, or as timm does."""
+    stride: Literal[4, 8, 16, 32] | None = None
+    """CNN: stride of the feature map that is taken; none is the last map."""
+    options: dict[str, Any] = {}
+    """More arguments for timm.create_model, for instance img_size."""
+
+
+class HeadConfig(Section):
+    """The segmentation head."""
+
+    code_dim: Positive = 70
+    """Width of the code (published: 70 for ViT-S, 90 for ViT-B)."""
+    projection: Literal["nonlinear", "linear", "none"] = "nonlinear"
+    """`nonlinear` as published, `linear` without the second branch, `none`: the code is the features."""
+    dropout: Fraction = 0.1
+    """Probability that a channel is dropped while training (Dropout2d), drawn afresh for each branch."""
+
+
+class PairConfig(Section):
+    """One of the three terms of the correspondence loss."""
+
+    weight: Annotated[float, Field(ge=0.0)]
+    """λ in the paper."""
+    shift: float
+    """b in the paper: correspondences above it attract, below it repel."""
+
+
+class LossConfig(Section):
+    """The correspondence loss (paper, equations 1 to 4)."""
+
+    self_pair: PairConfig = PairConfig(weight=0.67, shift=0.08)
+    """An image with itself (published: pos_intra)."""
+    knn_pair: PairConfig = PairConfig(weight=0.25, shift=0.02)
+    """An image with one of its nearest neighbours (published: pos_inter)."""
+    random_pair: PairConfig = PairConfig(weight=0.63, shift=0.66)
+    """An image with other images of its group (published: neg_inter)."""
+    points: Positive = 11
+    """S: S×S points are sampled in every image."""
+    negatives: Positive = 5
+    """Draws of other images for each anchor."""
+    centring: bool = True
+    """Subtract the mean over the other image's points from the correspondences (spatial centring)."""
+    clamp: Literal["zero", "none", "stabilised"] = "zero"
+    """Clamp of code correlations: at 0 from below, not at all, or to [0, 0.8]."""
+    group_size: Annotated[int, Field(ge=2)] = 16
+    """Images of a group: negatives and centring stay inside it, so ranks don't change the result."""
+    contrastive_crf_weight: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the contrastive CRF term (published: 0); needs images, hence train.features=online."""
+
+
+class FeaturesConfig(Section):
+    """The pass of the frozen backbone over the training shards."""
+
+    dir: str = "features/${name}"
+    """Where descriptors, bank and KNN table are written."""
+    batch_size: Positive = 16
+    """Images of one backbone forward."""
+    workers: Positive | None = None
+    """Ray workers; none: one a GPU, or one a CPU core."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Autocast of the backbone in this pass."""
+
+
+class KnnConfig(Section):
+    """The global neighbour table."""
+
+    k: Positive = 30
+    """Entries stored for each crop, itself first."""
+    positives: Positive = 7
+    """Training draws the neighbour uniformly from ranks 1 to this."""
+    exclude_same_image: bool = False
+    """Leave out other crops of the same source image (off reproduces the paper)."""
+    backend: Literal["auto", "faiss", "torch"] = "auto"
+    """Who multiplies: FAISS, or torch; the table is the same."""
+    block: Positive = 65536
+    """Descriptors of a database block; memory of a worker grows with it, the table doesn't change."""
+
+
+class TrainConfig(Section):
+    """Optimisation."""
+
+    steps: Positive = 5000
+    """Optimiser steps."""
+    batch_size: Positive = 16
+    """Images of the global batch, over all processes; a multiple of loss.group_size."""
+    features: Literal["online", "bank"] = "online"
+    """Run the backbone in every step, or read its features from the bank."""
+    lr_head: Annotated[float, Field(gt=0)] = 5e-4
+    """Adam's learning rate of the head."""
+    lr_probes: Annotated[float, Field(gt=0)] = 5e-3
+    """Adam's learning rate of both probes."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Autocast of backbone and head; the loss is always float32."""
+    linear_stride: Positive = 1
+    """The linear probe's loss takes every n-th pixel of each axis; 1 is every pixel."""
+    non_finite: Literal["stop", "skip"] = "stop"
+    """A loss that is not finite: stop with an error, or leave the step out and count it."""
+    log_every: Positive = 10
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: Positive = 500
+    """Steps between checkpoints."""
+    keep_checkpoints: Positive = 2
+    """Newest checkpoints that are kept."""
+
+
+class ClustersConfig(Section):
+    """The clusters that unsupervised segmentation assigns."""
+
+    count: Positive | None = None
+    """Number of clusters; none: the number of classes of the shard set."""
+    images: Positive = 2048
+    """Training images whose codes enter k-means after training."""
+    points: Positive = 400_000
+    """Codes drawn from those images."""
+    restarts: Positive = 10
+    """k-means runs; the one with the best objective is kept."""
+    iterations: Positive = 50
+    """Lloyd iterations of each run."""
+
+
+class EvalConfig(Section):
+    """Evaluation."""
+
+    resolution: Annotated[int, Field(ge=8)] = 320
+    """Shorter side and centre crop, in pixels."""
+    batch_size: Positive = 8
+    """Images of one forward; no effect on results beyond rounding."""
+    flip: bool = True
+    """Average the codes of the image and of its mirror image."""
+    clusters: Literal["kmeans", "learned"] = "kmeans"
+    """Which clusters the headline number takes; both are always reported."""
+    crf: Literal["none", "cluster", "both"] = "none"
+    """Refine by the dense CRF as well: nothing, the headline clusters, or clusters and linear probe."""
+    crf_workers: Positive | None = None
+    """Processes for the CRF per rank; none: one a core."""
+    panels: Annotated[int, Field(ge=0)] = 8
+    """Pictures written: image, label, clusters in matched colours, linear probe."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: str
+    """Name of the run."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Everything random is a function of it and of the step."""
+    run_dir: str = "runs/${name}"
+    """Where the run is recorded."""
+    data: DataConfig
+    backbone: BackboneConfig = BackboneConfig()
+    head: HeadConfig = HeadConfig()
+    loss: LossConfig = LossConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    knn: KnnConfig = KnnConfig()
+    train: TrainConfig = TrainConfig()
+    clusters: ClustersConfig = ClustersConfig()
+    eval: EvalConfig = EvalConfig()
+
+    @model_validator(mode="after")
+    def _possible(self) -> Config:
+        problems = self.impossible()
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def groups(self) -> int:
+        """Groups of the global batch."""
+        return self.train.batch_size // self.loss.group_size
+
+    def impossible(self) -> list[str]:
+        """What contradicts itself, a sentence each."""
+        problems = []
+        if self.train.batch_size % self.loss.group_size:
+            problems.append(
+                f"train.batch_size: {self.train.batch_size} is not a multiple of loss.group_size "
+                f"({self.loss.group_size}); take {self.loss.group_size * max(1, self.groups)} or another multiple."
+            )
+        if self.knn.positives >= self.knn.k:
+            problems.append(
+                f"knn.positives: ranks 1 to {self.knn.positives} are wanted, but knn.k={self.knn.k} stores ranks "
+                f"0 to {self.knn.k - 1}; raise knn.k to at least {self.knn.positives + 1}."
+            )
+        if self.loss.contrastive_crf_weight > 0 and self.train.features == "bank":
+            problems.append(
+                "loss.contrastive_crf_weight: the contrastive CRF term needs the images, which the bank does not "
+                "hold; set train.features=online or the weight to 0."
+            )
+        if not any(pair.weight for pair in (self.loss.self_pair, self.loss.knn_pair, self.loss.random_pair)):
+            problems.append("loss: all three weights are 0, so nothing would be trained; set at least one above 0.")
+        return problems

@@ -1,0 +1,1 @@
+"""The networks: a frozen backbone, the head that is trained, and the two probes."""

@@ -1,0 +1,110 @@
+"""The trained part of a run: head, probes and cluster centres; saved as one small safetensors file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from stego_dist.errors import UserError
+from stego_dist.models.backbone import Backbone
+from stego_dist.models.head import Head, Projection
+from stego_dist.models.probes import ClusterProbe, LinearProbe, cosine_to
+from stego_dist.rundir import atomic_path
+
+FORMAT = "stego_dist.segmenter/1"
+
+
+class Segmenter(nn.Module):
+    """Head, cluster probe, linear probe (where there are classes) and k-means centres.
+
+    Args:
+        dim: channels of the backbone's features.
+        code_dim, projection: of the head.
+        num_clusters: centres of the cluster probe and of k-means.
+        num_classes: classes of the linear probe; None leaves it out.
+    """
+
+    kmeans: Tensor
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        code_dim: int,
+        projection: Projection,
+        num_clusters: int,
+        num_classes: int | None,
+    ) -> None:
+        super().__init__()
+        self.shape = {
+            "dim": dim,
+            "code_dim": code_dim,
+            "projection": projection,
+            "num_clusters": num_clusters,
+            "num_classes": num_classes,
+        }
+        self.head = Head(dim, code_dim, projection)
+        self.cluster = ClusterProbe(self.head.code_dim, num_clusters)
+        self.linear = LinearProbe(self.head.code_dim, num_classes) if num_classes else None
+        self.register_buffer("kmeans", torch.zeros(num_clusters, self.head.code_dim))
+
+    @property
+    def num_clusters(self) -> int:
+        """Number of clusters, of either kind."""
+        return int(self.kmeans.shape[0])
+
+    def centres(self, which: str) -> Tensor:
+        """Cluster centres (K, C): "learned" by the probe, or "kmeans" over training codes."""
+        return self.cluster.centres if which == "learned" else self.kmeans
+
+    @torch.no_grad()
+    def cosines(self, code: Tensor, which: str) -> Tensor:
+        """Cosines (B, K, H, W) of codes with the centres of `which` clusters."""
+        return cosine_to(code, self.centres(which))
+
+    def save(self, path: Path, **meta: Any) -> None:
+        """Write everything to `path` atomically; `meta` (JSON-able) travels in the file's header."""
+        header = {"format": FORMAT, "shape": json.dumps(self.shape), "meta": json.dumps(meta)}
+        state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+        with atomic_path(path) as tmp:
+            safetensors.torch.save_file(state, tmp, metadata=header)
+
+    @classmethod
+    def load(cls, path: Path) -> tuple[Segmenter, dict[str, Any]]:
+        """Read a file written by `save`: the segmenter in eval mode and its meta. Raises UserError."""
+        if not path.is_file():
+            raise UserError(f"no trained model at {path}; run `stego-dist train` first")
+        try:
+            with safe_open(path, framework="pt") as file:
+                header = file.metadata() or {}
+            state = safetensors.torch.load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
+        if header.get("format") != FORMAT:
+            raise UserError(f"{path} is no segmenter of this project (expected format {FORMAT})")
+        model = cls(**json.loads(header["shape"]))
+        model.load_state_dict(state)
+        return model.eval(), json.loads(header["meta"])
+
+
+@torch.no_grad()
+def flip_averaged_code(backbone: Backbone, head: Head, images: Tensor, flip: bool = True) -> Tensor:
+    """½(code(x) + unflip(code(flip x))) of uint8 images (B, 3, H, W), or code(x): float32 (B, C, h, w)."""
+    if not flip:
+        code: Tensor = head(backbone(images)).float()
+        return code
+    both = head(backbone(torch.cat([images, images.flip(-1)]))).float()
+    straight, mirrored = both.chunk(2)
+    return (straight + mirrored.flip(-1)) / 2
+
+
+def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear resizing of (B, K, h, w) to `size`, align_corners=False, no antialias."""
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)

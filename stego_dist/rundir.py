@@ -1,0 +1,162 @@
+"""Where things lie on disk, how they are written, and how their inputs are told apart.
+
+Every file the project leaves behind is written under a temporary name, flushed to disk and renamed, so that
+a reader sees the whole file or none. A *fingerprint* is a flat dictionary of what an output depends on; its
+digest goes into the output's manifest, and `check_fingerprint` refuses to read an output whose inputs differ,
+naming each field.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stego_dist.errors import StaleInputError, UserError
+
+Fingerprint = dict[str, Any]
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; on success flush it and rename it to `path`.
+
+    On any error the temporary file or folder is removed and `path` stays as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield tmp
+        if tmp.is_dir():
+            for file in tmp.rglob("*"):
+                if file.is_file():
+                    _fsync(file)
+            if path.exists():
+                shutil.rmtree(path)
+        else:
+            _fsync(tmp)
+        tmp.replace(path)
+        _fsync(path.parent)
+    finally:
+        if tmp.is_dir():
+            shutil.rmtree(tmp, ignore_errors=True)
+        else:
+            tmp.unlink(missing_ok=True)
+
+
+def _fsync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically. NaN and infinity are refused: JSON has neither."""
+    with atomic_path(path) as tmp:
+        tmp.write_text(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
+
+
+def read_json(path: Path, what: str, remedy: str) -> Any:
+    """Read a JSON file. Raises UserError naming `what` it is and the `remedy` when it is missing or broken."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{what} not found: {path} does not exist. {remedy}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} is damaged: {path}: {error}. {remedy}") from None
+
+
+def sha256_file(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Hex SHA-256 of a JSON-able value; key order does not matter."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_fingerprint(found: Mapping[str, Any], wanted: Mapping[str, Any], what: str, remedy: str) -> None:
+    """Raise StaleInputError naming every field in which `found` differs from `wanted`."""
+    differing = [key for key in sorted({*found, *wanted}) if found.get(key) != wanted.get(key)]
+    if differing:
+        lines = [f"  {key}: made with {found.get(key)!r}, now {wanted.get(key)!r}" for key in differing]
+        raise StaleInputError(f"{what} was made from something else:\n" + "\n".join(lines) + f"\n{remedy}")
+
+
+def code_revision() -> str:
+    """The git revision of the source tree (with `+` when it has uncommitted changes), or `unknown`."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return "unknown"
+
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True).stdout
+
+    try:
+        return git("rev-parse", "--short", "HEAD").strip() + ("+" if git("status", "--porcelain").strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """Every path of a training run."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """The resolved configuration."""
+        return self.root / "config.yaml"
+
+    @property
+    def provenance(self) -> Path:
+        """Code revision, versions, and the fingerprints of what went in."""
+        return self.root / "provenance.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a logged step."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def status(self) -> Path:
+        """What became of the run: state, step, exit code."""
+        return self.root / "status.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folders `step-00000000` to resume from."""
+        return self.root / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """The finished segmenter: head, probes and cluster centres (safetensors)."""
+        return self.root / "model.safetensors"
+
+    @property
+    def results(self) -> Path:
+        """Every number of the evaluation."""
+        return self.root / "results.json"
+
+    @property
+    def panels(self) -> Path:
+        """Pictures: image, label, clusters, linear probe."""
+        return self.root / "panels"
+
+    def write_status(self, state: str, *, step: int, exit_code: int | None, **more: Any) -> None:
+        """Record `state` (running, done, failed, interrupted, saved) for whoever launched the run."""
+        write_json(self.status, {"state": state, "step": step, "exit_code": exit_code, **more})
