@@ -30,7 +30,7 @@ err = Console(stderr=True)
 def say(message: str, *, style: str | None = None) -> None:
     """A notice on stderr, from the main process only."""
     if is_main_process():
-        err.print(message, style=style, highlight=False, markup=False)
+        err.print(message, style=style, highlight=False, markup=False, soft_wrap=True)
 
 
 def warn(message: str) -> None:

@@ -1,1 +1,1 @@
-
+"""Training, evaluation and baselines: what runs under `accelerate launch`."""

@@ -1,1 +1,1 @@
-
+"""Results for people: a table in the terminal, pictures, one self-contained HTML file."""

@@ -1,0 +1,55 @@
+"""`stego-dist eval RUN`: accuracy and mIoU of clusters and linear probe, with pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "eval",
+        help="evaluate a trained run",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(
+            "Writes RUN/results.json, RUN/panels/*.png and RUN/report.html.\n\n"
+            "examples:\n"
+            "  stego-dist eval runs/camvid11_vitti16\n"
+            "  stego-dist eval RUN eval.crf=both eval.resolution=320\n"
+            "  stego-dist eval RUN --baseline               raw-feature k-means beside it\n"
+            "  accelerate launch --config_file launchers/accelerate/gpus.yaml -m stego_dist eval RUN"
+        ),
+    )
+    parser.add_argument("run_dir", metavar="RUN", help="folder of a trained run")
+    parser.add_argument("overrides", nargs="*", metavar="eval.key=value", help="settings that differ from the run's")
+    parser.add_argument("--baseline", action="store_true", help="also k-means over the raw features")
+    parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate on all launched ranks; the main process writes and prints."""
+    from pathlib import Path
+
+    from stego_dist.config import load_config
+    from stego_dist.engine.results import evaluate_run
+    from stego_dist.report.panels import write_panels
+    from stego_dist.report.tables import print_results
+    from stego_dist.rundir import RunDir
+
+    run_dir = RunDir(Path(args.run_dir))
+    config = load_config(run_dir.config, args.overrides)
+    evaluation = evaluate_run(config, run_dir, baseline=args.baseline)
+    if evaluation is None:
+        return 0
+    write_panels(evaluation.panels, evaluation.matchings, evaluation.results, config.data.shards, run_dir.panels)
+    from stego_dist.report.page import write_page
+
+    write_page(run_dir)
+    if args.json:
+        print(json.dumps(evaluation.results, indent=2))
+    else:
+        print_results(evaluation.results, run_dir)
+    return 0

@@ -1,0 +1,42 @@
+"""`stego-dist knn build CONFIG`: the global neighbour table, features included."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from stego_dist.cli.common import add_config, config_of
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb."""
+    knn = verbs.add_parser("knn", help="the global neighbour table")
+    parser = knn.add_subparsers(dest="action", metavar="ACTION", required=True).add_parser(
+        "build",
+        help="embed the training crops and find the nearest neighbours of each",
+        epilog=(
+            "One pass of the backbone writes the descriptors, and the bank with train.features=bank.\n"
+            "A job that was killed continues where it stopped when it is started again.\n\n"
+            "examples:\n"
+            "  stego-dist knn build configs/camvid11_vitti16.yaml\n"
+            "  RAY_ADDRESS=10.0.0.1:6379 stego-dist knn build CONFIG    on a running Ray cluster"
+        ),
+    )
+    add_config(parser)
+    parser.add_argument("--overwrite", action="store_true", help="compute again what was made from something else")
+    parser.set_defaults(run=run_build)
+
+
+def run_build(args: argparse.Namespace) -> int:
+    """Embed and search on one cluster."""
+    config = config_of(args)
+    from stego_dist import console
+    from stego_dist.jobs.cluster import ray_cluster
+    from stego_dist.jobs.embed import embed
+    from stego_dist.jobs.knn import build_table
+
+    with ray_cluster():
+        fingerprint = embed(config, bank=config.train.features == "bank", overwrite=args.overwrite)
+        table = build_table(config, fingerprint, overwrite=args.overwrite)
+    console.say(f"neighbour table: {table}; next: stego-dist train {args.config}")
+    return 0

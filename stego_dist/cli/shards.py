@@ -1,0 +1,227 @@
+"""`stego-dist shards build | verify | show | cards`: images to shards, and what is in them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stego_dist import console
+from stego_dist.errors import ConfigError
+
+if TYPE_CHECKING:
+    from stego_dist.data.manifest import ShardSet
+    from stego_dist.data.pack import Record
+    from stego_dist.data.plan import PackTask
+
+SERIAL_BELOW = 64
+"""Images for which starting Ray would cost more than the work."""
+
+_BUILD_EXAMPLES = """\
+examples:
+  stego-dist shards build folder --source my_images --out shards/built/mine --crops five
+  stego-dist shards build camvid11 --source CamVid --out shards/built/camvid11
+  stego-dist shards build my_card.yaml --source DIR --out DIR --splits train --on-error skip
+
+Started again it goes on where it stopped; --overwrite begins anew. `stego-dist shards cards` lists the cards.
+"""
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb and its sub-verbs."""
+    shards = verbs.add_parser("shards", help="images → shards: build, verify, show, cards")
+    subs = shards.add_subparsers(dest="action", metavar="ACTION", required=True)
+
+    def add(name: str, help: str, epilog: str, run: Callable[[argparse.Namespace], int]) -> Any:
+        parser = subs.add_parser(
+            name, help=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        parser.set_defaults(run=run)
+        parser.add_argument("--json", action="store_true", help="print the result as JSON")
+        return parser
+
+    build = add("build", "pack a data set", _BUILD_EXAMPLES, run_build)
+    build.add_argument("card", metavar="CARD", help="name of a dataset card, or path to a YAML file")
+    build.add_argument("--source", type=Path, required=True, metavar="DIR", help="where the data set lies")
+    build.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the shards go")
+    build.add_argument(
+        "--crops", choices=("none", "five", "random"), default="none", help="crops of every image (none)"
+    )
+    build.add_argument("--ratio", type=float, default=0.5, help="side of a crop as part of the image's (0.5)")
+    build.add_argument("--seed", type=int, default=0, help="of random crops (0)")
+    build.add_argument("--quality", type=int, default=95, help="of JPEGs that are encoded anew (95)")
+    build.add_argument("--shard-mb", type=float, default=64, metavar="MB", help="size of a shard, about (64)")
+    build.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these (default: all of the card's)")
+    build.add_argument(
+        "--on-error", choices=("fail", "skip"), default="fail", help="what an unreadable file does (fail)"
+    )
+    build.add_argument("--overwrite", action="store_true", help="begin anew: remove the shards in --out")
+    build.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: one a CPU; 1 for few images)"
+    )
+
+    verify = add("verify", "check every file", "example: stego-dist shards verify DIR", run_verify)
+    verify.add_argument("dir", type=Path, metavar="DIR", help="a shard set")
+    verify.add_argument("--workers", type=int, metavar="N", help="processes (default: as many as are of use)")
+
+    example = "example: stego-dist shards show DIR --sheet sheet.png"
+    show = add("show", "print what a shard set holds, draw a contact sheet", example, run_show)
+    show.add_argument("dir", type=Path, metavar="DIR", help="a shard set")
+    show.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="PNG",
+        help="of the first split, in place of DIR/sheet-SPLIT.png of each",
+    )
+
+    add("cards", "list the dataset cards", "example: stego-dist shards cards", run_cards)
+
+
+def run_build(args: argparse.Namespace) -> int:
+    """Build a shard set and print what it holds."""
+    from stego_dist.data.card import load_card
+    from stego_dist.data.pack import build
+    from stego_dist.data.plan import BuildOptions
+
+    card = load_card(args.card)
+    options = BuildOptions(
+        args.crops, args.ratio, args.seed, args.quality, round(args.shard_mb * 2**20), on_error=args.on_error
+    )
+    runner = _runner(_workers(args))
+    shard_set = build(card, args.source, args.out, options, args.splits, runner, args.overwrite)
+    _print(shard_set, args.json)
+    return 0
+
+
+def _workers(args: argparse.Namespace) -> int | None:
+    workers: int | None = args.workers
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers must be at least 1, got {workers}")
+    return workers
+
+
+def _runner(
+    workers: int | None,
+) -> Callable[[Callable[[PackTask], Record], Sequence[PackTask]], Iterable[Record]]:
+    """Shards on `workers` Ray workers, or one after the other where that is asked for or as quick."""
+
+    def run(fn: Callable[[PackTask], Record], tasks: Sequence[PackTask]) -> Iterable[Record]:
+        few = workers is None and sum(len(task.sources) for task in tasks) < SERIAL_BELOW
+        if few or (workers or os.cpu_count()) == 1 or len(tasks) == 1:
+            return map(fn, tasks)
+        from stego_dist.jobs.cluster import run_tasks
+
+        return run_tasks(fn, tasks, workers=workers)
+
+    return run
+
+
+def run_verify(args: argparse.Namespace) -> int:
+    """Check a shard set; exit code 1 when something is wrong, each bad file named."""
+    from stego_dist.data.manifest import ShardSet
+    from stego_dist.data.verify import verify
+
+    problems = verify(ShardSet.open(args.dir), workers=_workers(args))
+    if args.json:
+        print(json.dumps({"ok": not problems, "problems": problems}, indent=2, ensure_ascii=False))
+    else:
+        for problem in problems:
+            console.out.print(problem, style="red", markup=False, highlight=False, soft_wrap=True)
+        console.out.print(f"{args.dir}: {len(problems)} problems" if problems else f"{args.dir}: whole")
+    return 1 if problems else 0
+
+
+def run_show(args: argparse.Namespace) -> int:
+    """Print card, splits and class shares; write contact sheets."""
+    from stego_dist.data.manifest import ShardSet
+    from stego_dist.data.sheet import contact_sheet
+
+    shard_set = ShardSet.open(args.dir)
+    sheets = {split: args.dir / f"sheet-{split}.png" for split in shard_set.splits}
+    if args.sheet:
+        sheets = {shard_set.splits[0]: args.sheet}
+    for split, path in sheets.items():
+        contact_sheet(shard_set, split, path)
+    _print(shard_set, args.json)
+    for path in sheets.values():
+        console.say(f"contact sheet: {path}")
+    return 0
+
+
+def run_cards(args: argparse.Namespace) -> int:
+    """List the dataset cards that can be called by name."""
+    from rich.table import Table
+
+    from stego_dist.data.card import list_cards, load_card
+
+    cards = {name: load_card(path) for name, path in list_cards().items()}
+    if args.json:
+        print(json.dumps({name: card.model_dump(mode="json") for name, card in cards.items()}, indent=2))
+        return 0
+    table = Table("card", "title", "classes", "splits", "where to get it")
+    for name, card in cards.items():
+        classes = "from the source" if card.num_classes is None else str(card.num_classes)
+        table.add_row(name, card.title, classes, " ".join(card.splits), card.where)
+    console.out.print(table)
+    return 0
+
+
+def summary(shard_set: ShardSet) -> dict[str, Any]:
+    """What a shard set holds, as JSON: card, classes, options; per split counts, bytes and class pixels."""
+    manifest = shard_set.manifest
+    return {
+        "path": str(shard_set.root),
+        "card": manifest.card.name,
+        "title": manifest.card.title,
+        "classes": shard_set.classes,
+        "options": manifest.options,
+        "splits": {
+            split.name: {
+                "images": split.num_images,
+                "samples": split.num_samples,
+                "rejected": split.rejected,
+                "labelled": split.labelled,
+                "shards": len(split.shards),
+                "bytes": split.bytes,
+                "class_pixels": split.class_pixels,
+                "ignored_pixels": split.ignored_pixels,
+                "fingerprint": split.fingerprint,
+            }
+            for split in manifest.splits
+        },
+    }
+
+
+def _print(shard_set: ShardSet, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(summary(shard_set), indent=2, ensure_ascii=False))
+        return
+    from rich.table import Table
+
+    manifest = shard_set.manifest
+    table = Table(
+        "split", "images", "crops", "samples", "rejected", "labels", "shards", "MB",
+        title=f"{manifest.card.title} · {shard_set.root}",
+    )  # fmt: skip
+    for split in manifest.splits:
+        counts = (split.num_images, manifest.options["crops"], split.num_samples, split.rejected)
+        labels = "yes" if split.labelled else "no"
+        table.add_row(
+            split.name, *map(str, counts), labels, str(len(split.shards)), f"{split.bytes / 1e6:.1f}"
+        )
+    console.out.print(table)
+    labelled = [split for split in manifest.splits if split.labelled]
+    if not labelled:
+        return
+    shares = Table(
+        "id", "class", *(f"{split.name} %" for split in labelled), title="share of labelled pixels"
+    )
+    for i, (name, (red, green, blue)) in enumerate(zip(shard_set.classes, shard_set.palette)):
+        parts = [f"{100 * s.class_pixels[i] / max(1, sum(s.class_pixels)):.2f}" for s in labelled]
+        shares.add_row(str(i), f"[rgb({red},{green},{blue})]■[/] {name}", *parts)
+    ignored = [s.ignored_pixels / max(1, s.ignored_pixels + sum(s.class_pixels)) for s in labelled]
+    shares.add_row("", "ignored (of all pixels)", *(f"{100 * share:.2f}" for share in ignored), style="dim")
+    console.out.print(shares)

@@ -1,0 +1,177 @@
+"""Dataset cards: the YAML that says where a data set keeps its images and labels, and what its classes are.
+
+In: a card's name or path. Out: a validated, frozen `Card`. A card describes any copy of a data set; the
+folder that holds this copy is given beside it (`stego-dist shards build CARD --source DIR`).
+"""
+
+from __future__ import annotations
+
+import colorsys
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from stego_dist.errors import UserError
+
+IGNORED = 255
+"""The id of a pixel without a label, in files and in uint8 arrays."""
+
+ClassId = Annotated[int, Field(ge=0, lt=IGNORED)]
+RawId = Annotated[int, Field(ge=0, le=65535)]
+Level = Annotated[int, Field(ge=0, le=255)]
+
+
+class ClassInfo(BaseModel):
+    """A class: its name and its colour in pictures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    colour: tuple[Level, Level, Level]
+    """Red, green, blue."""
+
+
+class Card(BaseModel):
+    """What a data set looks like on disk."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    """What the card is called on the command line."""
+    title: str
+    """One line for tables and reports."""
+    images: str
+    """Folder of the images below the source, searched with its subfolders; `{split}` is filled in."""
+    labels: str | None = None
+    """Folder of the label maps, of the same relative names; null: the data set has none."""
+    label_map: dict[RawId, ClassId] | None = None
+    """Raw id in the files → class id; null: ids are class ids already."""
+    ignored: list[RawId] = []
+    """Raw ids of pixels that count as unlabelled; 255 always is one."""
+    classes: list[ClassInfo] | None = None
+    """In the order of their ids, as names or {name, colour}. Null: from `classes.yaml` in the source, else
+    counted from the ids in the labels."""
+    splits: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")], str] = Field(
+        default={"train": "train", "val": "val"}, min_length=1
+    )
+    """Name of a split → the text that fills `{split}`."""
+    expected: dict[str, int] | None = None
+    """Images a split of a complete copy holds; another count is a warning."""
+    licence: str = ""
+    """Under what terms the data set may be used."""
+    where: str = ""
+    """Where to get it."""
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _complete(cls, value: Any) -> Any:
+        """Accept bare names, and give classes without a colour one."""
+        if not isinstance(value, list):
+            return value
+        items = [{"name": item} if isinstance(item, str) else item for item in value]
+        return [
+            {"colour": generated_colour(i), **item} if isinstance(item, dict) else item
+            for i, item in enumerate(items)
+        ]
+
+    @model_validator(mode="after")
+    def _check(self) -> Card:
+        if len(self.splits) > 1 and "{split}" not in self.images:
+            raise ValueError("images has no {split}, so that all splits would hold the same images")
+        if unknown := sorted({*(self.expected or {})} - {*self.splits}):
+            raise ValueError(f"expected names {unknown}, which are not among the splits")
+        if both := sorted({*self.ignored} & {*(self.label_map or {})}):
+            raise ValueError(f"raw ids {both} are both ignored and in label_map")
+        if self.classes is not None:
+            names = [c.name for c in self.classes]
+            if not 1 <= len(names) <= IGNORED or len({*names}) < len(names):
+                raise ValueError(f"classes must be 1 to {IGNORED} different names, got {names}")
+            if beyond := sorted({i for i in (self.label_map or {}).values() if i >= len(names)}):
+                raise ValueError(f"label_map leads to class ids {beyond}, but there are {len(names)} classes")
+        return self
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes, or None when the card leaves it to the source."""
+        return None if self.classes is None else len(self.classes)
+
+    def with_classes(self, classes: list[Any], where: str) -> Card:
+        """This card with its classes filled in. Raises UserError naming `where` they came from."""
+        return _validate({**self.model_dump(), "classes": classes}, where)
+
+
+def load_card(name_or_path: str | Path) -> Card:
+    """The card at a path, or of a name: ./shards, the installed cards, the source tree's, in this order.
+
+    Raises UserError: no such card (lists those known), damaged YAML, unknown or wrong fields.
+    """
+    text = str(name_or_path)
+    if text.endswith((".yaml", ".yml")) or len(Path(text).parts) > 1:
+        path = Path(text)
+    else:
+        known = list_cards()
+        if text not in known:
+            raise UserError(
+                f"no dataset card is called {text!r}. Known cards: {', '.join(known) or 'none'}. "
+                "A card of your own is given by its path (my_card.yaml) or put into ./shards."
+            )
+        path = known[text]
+    value = read_yaml(path, "dataset card")
+    if not isinstance(value, dict):
+        raise UserError(
+            f"dataset card {path} must hold fields (name: …, images: …), not a {type(value).__name__}"
+        )
+    return _validate(value, f"dataset card {path}")
+
+
+def list_cards() -> dict[str, Path]:
+    """Every card that `load_card` finds by name, with its file; of two of one name the one it loads."""
+    package = Path(__file__).resolve().parents[1]
+    found: dict[str, Path] = {}
+    for folder in (Path("shards"), package / "_shards", package.parent / "shards"):
+        for path in sorted(folder.glob("*.yaml")):
+            found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
+
+
+def source_classes(card: Card, root: Path) -> Card:
+    """The card with the classes of `root/classes.yaml` when it has none itself and that file exists."""
+    path = root / "classes.yaml"
+    if card.classes is not None or not path.is_file():
+        return card
+    value = read_yaml(path, "list of classes")
+    if not isinstance(value, list):
+        raise UserError(
+            f"{path} must be a YAML list of names or of {{name, colour}}, in the order of their ids"
+        )
+    return card.with_classes(value, str(path))
+
+
+def generated_colour(index: int) -> tuple[int, int, int]:
+    """A colour for class `index`; neighbours differ much in hue."""
+    red, green, blue = colorsys.hsv_to_rgb(
+        index * 0.618034 % 1, (0.85, 0.5)[index // 2 % 2], (0.95, 0.7)[index % 2]
+    )
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """Parse a YAML file. Raises UserError naming it when it is missing or damaged."""
+    try:
+        return yaml.safe_load(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the {what} {path}: {error}") from None
+
+
+def _validate(value: dict[str, Any], where: str) -> Card:
+    try:
+        return Card.model_validate(value)
+    except ValidationError as error:
+        raise UserError(f"{where} is wrong:\n{error_lines(error)}") from None
+
+
+def error_lines(error: ValidationError) -> str:
+    """One line a field that pydantic refused."""
+    return "\n".join(f"  {'.'.join(map(str, e['loc'])) or 'card'}: {e['msg']}" for e in error.errors())

@@ -1,0 +1,247 @@
+"""From a raw data set to a shard set: plan (plan.py), pack each shard, write the manifest.
+
+In: a card, the folder of its data set, options. Out: tars, indices and `manifest.json` (shards/README.md).
+
+1. `plan_build` makes a task for every shard;
+2. `pack_shard` writes one shard: a pure function of its task, which any runner may call anywhere, in any
+   order, and again; what is finished is skipped, what was made from something else is refused;
+3. `finish_build` adds the shards' records up to the manifest, which appears last.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from stego_dist import __version__, console
+from stego_dist.data.card import IGNORED, Card
+from stego_dist.data.crops import Box, crop_boxes
+from stego_dist.data.manifest import Manifest, Shard, ShardSet, Split
+from stego_dist.data.plan import BuildOptions, BuildPlan, PackTask, plan_build
+from stego_dist.data.sources import Source, is_plain_jpeg, open_image, open_label, read_file
+from stego_dist.errors import UserError
+from stego_dist.rundir import atomic_path, check_fingerprint, read_json, sha256_file, write_json
+
+Record = dict[str, Any]
+Runner = Callable[[Callable[[PackTask], Record], Sequence[PackTask]], Iterable[Record]]
+
+
+def pack_shard(task: PackTask) -> Record:
+    """Write a shard's tar, then its index, then its record, each whole or not at all; return the record.
+
+    A finished shard is left as it is. Raises UserError naming shard, file and cause for an unreadable image
+    or label (`on_error="skip"` notes it in the record and goes on), StaleInputError for one of other inputs.
+    """
+    if (record := _finished(task)) is not None:
+        return record
+    rows: list[tuple[tuple[int, int], tuple[int, int], int, int, str]] = []
+    pixels = np.zeros(256, np.int64)
+    rejected: list[dict[str, str]] = []
+    tar_path, index_path = task.out / f"{task.name}.tar", task.out / f"{task.name}.index.npz"
+    with atomic_path(tar_path) as tmp, tarfile.open(tmp, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for number, source in task.sources:
+            try:
+                samples = _samples(task, source)
+            except UserError as error:
+                if task.options.on_error == "fail":
+                    hint = "mend or remove the file, or leave such images out with --on-error skip"
+                    raise UserError(f"shard {task.name}: {error}\n{hint}") from None
+                rejected.append({"file": str(source.image), "cause": str(error)})
+                continue
+            for crop, (jpeg, label, meta) in enumerate(samples):
+                key = f"{number:09d}_{crop}"
+                image_span, label_span = _add(tar, f"{key}.jpg", jpeg), (-1, -1)
+                if label is not None:
+                    pixels += np.bincount(label.ravel(), minlength=256)
+                    label_span = _add(tar, f"{key}.label.png", _encode(Image.fromarray(label), "PNG"))
+                meta = {"source": source.key, "crop": crop, **meta}
+                _add(tar, f"{key}.json", json.dumps(meta, ensure_ascii=False).encode())
+                rows.append((image_span, label_span, number, crop, source.key))
+    with atomic_path(index_path) as tmp, tmp.open("wb") as file:
+        image, label_spans, numbers, crops, names = zip(*rows) if rows else ([], [], [], [], [])
+        np.savez_compressed(
+            file,
+            image=np.array(image, np.int64).reshape(-1, 2),
+            label=np.array(label_spans, np.int64).reshape(-1, 2),
+            source=np.array(numbers, np.int64),
+            crop=np.array(crops, np.int16),
+            name=np.array(names, np.str_),
+        )
+    record = {
+        "name": task.name,
+        "split": task.split,
+        "fingerprint": task.fingerprint,
+        "labelled": task.labelled,
+        "images": len(task.sources) - len(rejected),
+        "samples": len(rows),
+        "bytes": tar_path.stat().st_size,
+        "sha256": sha256_file(tar_path),
+        "index_sha256": sha256_file(index_path),
+        "pixels": pixels.tolist(),
+        "rejected": rejected,
+    }
+    write_json(task.record_path, record)
+    return record
+
+
+def _finished(task: PackTask) -> Record | None:
+    """The record of a shard that is done, or None. Raises StaleInputError when it is another shard's."""
+    if not task.record_path.exists():
+        return None
+    record: Record = read_json(task.record_path, "shard record", "Build again with --overwrite.")
+    remedy = "Build it anew with --overwrite, or choose another --out."
+    check_fingerprint(record["fingerprint"], task.fingerprint, f"shard {task.name} in {task.out}", remedy)
+    tar, index = task.out / f"{task.name}.tar", task.out / f"{task.name}.index.npz"
+    whole = tar.exists() and tar.stat().st_size == record["bytes"] and index.exists()
+    return record if whole and not (record["rejected"] and task.options.on_error == "fail") else None
+
+
+def _samples(task: PackTask, source: Source) -> list[tuple[bytes, NDArray[np.uint8] | None, dict[str, Any]]]:
+    """The crops of one image: JPEG bytes, class ids or None, and box and size for the JSON.
+
+    All are made before any is written, so that an image is packed whole or not at all.
+    """
+    options, name = task.options, str(source.image)
+    data = read_file(source.image)
+    image = open_image(data, name)
+    label = None
+    if task.labelled:
+        if source.label is None:
+            raise UserError(f"{name}: no label, where other images of split {task.split} have one")
+        label = open_label(source.label, task.card, image.size)
+    keep = options.crops == "none" and is_plain_jpeg(data)
+
+    def sample(box: Box) -> tuple[bytes, NDArray[np.uint8] | None, dict[str, Any]]:
+        left, top, right, bottom = box
+        try:
+            jpeg = data if keep else _encode(image.crop(box), "JPEG", quality=options.quality, subsampling=0)
+        except OSError as error:
+            raise UserError(f"{name}: cannot be written as JPEG: {error}") from None
+        cut = None if label is None else label[top:bottom, left:right]
+        return jpeg, cut, {"box": box, "size": image.size}
+
+    return [
+        sample(box) for box in crop_boxes(*image.size, options.crops, options.ratio, options.seed, source.key)
+    ]
+
+
+def _encode(image: Image.Image, kind: str, **params: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **params)
+    return buffer.getvalue()
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> tuple[int, int]:
+    """Append a member without time or owner; return offset and size of its data."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    offset = tar.offset + tarfile.BLOCKSIZE
+    tar.addfile(info, io.BytesIO(data))
+    return offset, len(data)
+
+
+def finish_build(plan: BuildPlan, records: Iterable[Record]) -> Manifest:
+    """Add the records up, whatever their order, and write `manifest.json` and `rejected.jsonl`.
+
+    Shards without a sample are left out. Raises UserError for a split without any.
+    """
+    by_name = {record["name"]: record for record in records}
+    parts: dict[str, list[Record]] = {}
+    for task in plan.tasks:
+        parts.setdefault(task.split, []).append(by_name[task.name])
+    pixels = {split: np.array([p["pixels"] for p in mine]).sum(axis=0) for split, mine in parts.items()}
+    card = plan.card
+    if card.classes is None:
+        seen = np.flatnonzero(np.sum([*pixels.values()], axis=0)[:IGNORED])
+        if seen.size:
+            card = card.with_classes([f"class_{i}" for i in range(int(seen[-1]) + 1)], "the labels")
+    splits = [_split(name, mine, pixels[name], card.num_classes or 0) for name, mine in parts.items()]
+    manifest = Manifest(
+        tool=f"stego-dist {__version__}", card=card, options=asdict(plan.options), splits=splits
+    )
+    manifest = manifest.model_copy(update={"checksum": manifest.content_digest()})
+    rejected = [
+        {"split": split, **entry} for split, mine in parts.items() for p in mine for entry in p["rejected"]
+    ]
+    with atomic_path(plan.out / "rejected.jsonl") as tmp:
+        tmp.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in rejected), "utf-8")
+    if rejected:
+        console.warn(
+            f"{len(rejected)} images were left out; {plan.out / 'rejected.jsonl'} says which and why"
+        )
+    for left in (*plan.out.glob(".*.tmp"), *plan.out.glob("parts/.*.tmp")):
+        if left.name.split(".")[1] in by_name:  # of a builder that was killed
+            left.unlink()
+    write_json(plan.out / "manifest.json", manifest.model_dump(mode="json"))
+    return manifest
+
+
+def _split(name: str, records: list[Record], pixels: NDArray[np.int64], num_classes: int) -> Split:
+    rejected = [entry for record in records for entry in record["rejected"]]
+    if not any(record["samples"] for record in records):
+        first = f"; the first: {rejected[0]['cause']}" if rejected else ""
+        raise UserError(f"split {name} has no samples: all {len(rejected)} images were rejected{first}")
+    return Split(
+        name=name,
+        labelled=records[0]["labelled"],
+        num_images=sum(record["images"] for record in records),
+        rejected=len(rejected),
+        class_pixels=pixels[:num_classes].tolist(),
+        ignored_pixels=int(pixels[IGNORED]),
+        shards=[Shard(**{k: r[k] for k in Shard.model_fields}) for r in records if r["samples"]],
+    )
+
+
+def serial(fn: Callable[[PackTask], Record], tasks: Sequence[PackTask]) -> Iterator[Record]:
+    """The runner that packs one shard after the other, here."""
+    return map(fn, tasks)
+
+
+def build(
+    card: Card,
+    source: Path,
+    out: Path,
+    options: BuildOptions,
+    splits: Sequence[str] | None = None,
+    runner: Runner = serial,
+    overwrite: bool = False,
+) -> ShardSet:
+    """Build a shard set: plan, let `runner` pack the shards, finish. Started again, it goes on where it was.
+
+    `overwrite` removes what an earlier build left in `out`, once the new plan stands. Raises what its three
+    steps raise, and UserError when `out` holds splits that are not asked for.
+    """
+    plan = plan_build(card, source, out, options, splits)
+    if overwrite:
+        remove_shards(out)
+    elif (out / "manifest.json").exists():
+        asked = {task.split for task in plan.tasks}
+        if left := [split for split in ShardSet.open(out).splits if split not in asked]:
+            raise UserError(
+                f"{out} also holds split {', '.join(left)}, which its manifest would lose. Name all splits "
+                "(finished shards are kept), choose another --out, or --overwrite."
+            )
+    records = []
+    with console.progress("packing", plan.num_images) as bar:
+        for record in runner(pack_shard, plan.tasks):
+            records.append(record)
+            bar.advance(record["images"] + len(record["rejected"]))
+    return ShardSet(out, finish_build(plan, records))
+
+
+def remove_shards(out: Path) -> None:
+    """Delete what an earlier build recorded in `out`, the manifest first; other files stay."""
+    for name in ("manifest.json", "rejected.jsonl"):
+        (out / name).unlink(missing_ok=True)
+    for record in sorted((out / "parts").glob("*.json")):
+        for path in (out / f"{record.stem}.tar", out / f"{record.stem}.index.npz", record):
+            path.unlink(missing_ok=True)

@@ -1,0 +1,47 @@
+"""From a decoded sample to what the network sees, with torchvision's geometry.
+
+In: a PIL image or a label array of any size. Out: uint8 tensors; scaling and normalisation are the model's.
+
+1. the shorter side is resized to `resolution`, the longer one to int(resolution · long / short);
+2. the centre square is cut out, its corner rounded half to even, as torchvision's CenterCrop does.
+
+Pure: nothing here reads files or draws random numbers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+Resize = Literal["bilinear", "nearest"]
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}
+
+
+def to_training_view(image: Image.Image, resolution: int, resize: Resize) -> torch.Tensor:
+    """The centre square of an RGB image, uint8 (3, R, R).
+
+    `bilinear` is PIL's, which averages over the source pixels when it shrinks (antialias); `nearest` is what
+    the published code does.
+    """
+    square = np.array(_centre_square(image, resolution, _FILTERS[resize]))
+    return torch.from_numpy(square).permute(2, 0, 1).contiguous()
+
+
+def label_view(label: NDArray[np.uint8], resolution: int) -> torch.Tensor:
+    """The same square of a label map, uint8 (H, W) → uint8 (R, R); ids are never mixed (nearest)."""
+    square = _centre_square(Image.fromarray(label), resolution, Image.Resampling.NEAREST)
+    return torch.from_numpy(np.array(square))
+
+
+def _centre_square(image: Image.Image, side: int, resample: Image.Resampling) -> Image.Image:
+    width, height = image.size
+    longer = int(side * max(width, height) / min(width, height))
+    size = (side, longer) if width <= height else (longer, side)
+    if size != image.size:
+        image = image.resize(size, resample)
+    left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)
+    return image.crop((left, top, left + side, top + side))

@@ -1,0 +1,73 @@
+"""Clusters by spherical k-means over training codes, found once after training.
+
+A sample of training images (a function of the seed) is spread over the ranks, some codes of each are drawn, gathered in
+the order of the images, and clustered on the main process: ranks change the points only by rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stego_dist.config import Config
+from stego_dist.data.samples import ShardSamples
+from stego_dist.features.store import FeatureStore
+from stego_dist.knn.kmeans import spherical_kmeans
+from stego_dist.losses.draws import generator
+from stego_dist.models.backbone import Backbone
+
+Ids = NDArray[np.int64]
+FeaturesOf = Callable[[Ids], Tensor]
+CHUNK = 16
+
+
+def features_from_bank(store: FeatureStore, device: torch.device) -> FeaturesOf:
+    """Dense features (n, C, h, w) of samples, read from the bank."""
+    return lambda ids: torch.from_numpy(store.rows("bank", ids)).to(device).float()
+
+
+def features_online(config: Config, samples: ShardSamples, backbone: Backbone, device: torch.device) -> FeaturesOf:
+    """Dense features (n, C, h, w) of samples, by the backbone."""
+
+    def features(ids: Ids) -> Tensor:
+        views = [samples.view(int(i), config.data.resolution, config.data.image_resize)[0] for i in ids]
+        return backbone(torch.stack(views).to(device)).float()
+
+    return features
+
+
+@torch.no_grad()
+def draw_codes(
+    config: Config, accelerator: Accelerator, count: int, features: FeaturesOf, encode: Callable[[Tensor], Tensor]
+) -> NDArray[np.float32]:
+    """Codes (P, D) of a sample of the `count` training images, in the order of the images; the same on all ranks.
+
+    clusters.images and clusters.points bound images and codes. `encode` maps features to codes.
+    """
+    rng = generator(config.seed, "cluster images")
+    ids = torch.randperm(count, generator=rng)[: config.clusters.images].sort().values.numpy()
+    share = np.array_split(ids, accelerator.num_processes)[accelerator.process_index]
+    per_image = -(-config.clusters.points // len(ids))
+    drawn = []
+    for first in range(0, len(share), CHUNK):
+        chunk = share[first : first + CHUNK]
+        codes = encode(features(chunk)).float().flatten(2).transpose(1, 2).cpu()
+        for i, code in zip(chunk, codes):
+            picked = torch.randperm(len(code), generator=generator(config.seed, "cluster points", int(i)))[:per_image]
+            drawn.append(code[picked.sort().values])
+    mine = torch.cat(drawn).numpy() if drawn else np.empty((0, 0), np.float32)
+    parts = gather_object([mine]) if accelerator.num_processes > 1 else [mine]
+    return np.concatenate([part for part in parts if len(part)])
+
+
+def find_clusters(config: Config, codes: NDArray[np.float32], clusters: int) -> Tensor:
+    """k-means centres (K, D) of codes, by the settings of the section `clusters`."""
+    c = config.clusters
+    centres = spherical_kmeans(codes, clusters, restarts=c.restarts, iterations=c.iterations, seed=config.seed)
+    return torch.from_numpy(centres)

@@ -1,0 +1,181 @@
+"""Joins anchors, neighbours, labels and features into batches; online or from the bank, one interface.
+
+A rank's batch holds the slots of its groups, in order. Anchors come from the stream (online) or from the same order's ids
+(bank); the neighbour of each is drawn from the table by (seed, step, group), so both feeds give the same samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from stego_dist.data.order import BatchIds, Order
+from stego_dist.data.samples import ShardSamples, decode_label
+from stego_dist.data.sources import open_image
+from stego_dist.data.stream import RawSample, stream_lane
+from stego_dist.data.transforms import Resize, label_view, to_training_view
+from stego_dist.features.store import FeatureStore
+from stego_dist.knn.table import KnnTable
+from stego_dist.losses.draws import draw_neighbour_ranks
+
+Ids = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A rank's share of a step: n anchors with a neighbour each."""
+
+    ids: Tensor
+    """int64 (n,)"""
+    neighbour_ids: Tensor
+    """int64 (n,)"""
+    anchors: Tensor
+    """uint8 images (n, 3, R, R) online; float16 features (n, C, h, w) from the bank."""
+    neighbours: Tensor
+    """The same of the neighbours."""
+    labels: Tensor | None
+    """uint8 (n, R, R) of the anchors, 255 ignored; None without labels."""
+
+    def to(self, device: torch.device) -> Self:
+        """The same on a device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return type(self)(**{k: v if v is None else v.to(device, non_blocking=True) for k, v in moved.items()})
+
+
+@dataclass(frozen=True)
+class NeighbourDraw:
+    """Draws the neighbour of each anchor uniformly from ranks 1 to `positives`."""
+
+    table: KnnTable
+    seed: int
+    group_size: int
+    positives: int
+
+    def __call__(self, step: int, slots: range, ids: Ids) -> Ids:
+        """Ids of the neighbours of `ids`, the anchors of `slots` of the global batch.
+
+        A sample without any neighbour is its own.
+        """
+        groups = range(slots.start // self.group_size, -(-slots.stop // self.group_size))
+        inside = slice(slots.start - groups.start * self.group_size, slots.stop - groups.start * self.group_size)
+        rows = self.table.rows(ids)[:, : self.positives + 1]
+        usable = torch.from_numpy((rows[:, 1:] >= 0).sum(1))
+        highest = torch.ones(len(groups) * self.group_size, dtype=torch.int64)
+        highest[inside] = usable.clamp(min=1)
+        ranks = draw_neighbour_ranks(
+            seed=self.seed, step=step, groups=groups, size=self.group_size, highest=highest
+        )[inside]
+        chosen: Ids = rows[np.arange(len(ids)), torch.minimum(ranks, usable).numpy()]
+        return chosen
+
+
+class Feed(Protocol):
+    """Gives batches from a step on."""
+
+    def batches(self, first_step: int) -> Iterator[Batch]: ...
+
+
+class BankFeed:
+    """Features and labels by memory map; no image is decoded."""
+
+    def __init__(self, store: FeatureStore, order: Order, slots: range, draw: NeighbourDraw) -> None:
+        self.store, self.slots, self.draw = store, slots, draw
+        self.ids = BatchIds(order, slots)
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        """Batches of steps first_step, first_step + 1, … without end."""
+        step = first_step
+        while True:
+            ids = self.ids(step)
+            neighbours = self.draw(step, self.slots, ids)
+            labels = self.store.rows("labels", ids) if self.store.has_labels else None
+            yield Batch(
+                torch.from_numpy(ids),
+                torch.from_numpy(neighbours),
+                torch.from_numpy(self.store.rows("bank", ids)),
+                torch.from_numpy(self.store.rows("bank", neighbours)),
+                None if labels is None else torch.from_numpy(labels),
+            )
+            step += 1
+
+
+class OnlineFeed:
+    """Anchors streamed from shards, neighbours read by offset, both decoded in worker processes."""
+
+    def __init__(
+        self,
+        samples: ShardSamples,
+        order: Order,
+        slots: range,
+        draw: NeighbourDraw,
+        *,
+        resolution: int,
+        resize: Resize,
+        workers: int,
+    ) -> None:
+        self.arguments: dict[str, Any] = {
+            "samples": samples, "order": order, "slots": slots, "draw": draw, "resolution": resolution, "resize": resize
+        }  # fmt: skip
+        self.workers = min(workers, len(slots))
+
+    def batches(self, first_step: int) -> Iterator[Batch]:
+        """Batches of steps first_step, first_step + 1, … without end; worker counts don't change them."""
+        loader = DataLoader(
+            _LaneShare(first_step=first_step, **self.arguments),
+            batch_size=None,
+            num_workers=self.workers,
+            prefetch_factor=2 if self.workers else None,
+            pin_memory=torch.cuda.is_available(),
+        )
+        shares = iter(loader)
+        while True:
+            parts = [next(shares) for _ in range(max(1, self.workers))]
+            yield Batch(*(None if column[0] is None else torch.cat(column) for column in zip(*parts)))
+
+
+class _LaneShare(IterableDataset[tuple[Tensor | None, ...]]):
+    """A worker's consecutive slots of every batch, as a tuple of Batch's fields."""
+
+    def __init__(
+        self, *, samples: ShardSamples, order: Order, slots: range, draw: NeighbourDraw, resolution: int,
+        resize: Resize, first_step: int,
+    ) -> None:  # fmt: skip
+        self.samples, self.order, self.slots, self.draw = samples, order, slots, draw
+        self.resolution, self.resize, self.first_step = resolution, resize, first_step
+
+    def __iter__(self) -> Iterator[tuple[Tensor | None, ...]]:
+        info = get_worker_info()
+        number, workers = (info.id, info.num_workers) if info else (0, 1)
+        cut = [self.slots.start + len(self.slots) * i // workers for i in (number, number + 1)]
+        slots = range(*cut)
+        lanes = [stream_lane(self.samples, self.order, lane, self.first_step) for lane in slots]
+        step = self.first_step
+        while True:
+            anchors = [next(lane) for lane in lanes]
+            ids = np.array([anchor.id for anchor in anchors])
+            neighbours = self.draw(step, slots, ids)
+            views = [self._decode(anchor) for anchor in anchors]
+            labels = [label for _, label in views if label is not None]
+            others = [self.samples.view(int(i), self.resolution, self.resize)[0] for i in neighbours]
+            yield (
+                torch.from_numpy(ids),
+                torch.from_numpy(neighbours),
+                torch.stack([image for image, _ in views]),
+                torch.stack(others),
+                torch.stack(labels) if labels else None,
+            )
+            step += 1
+
+    def _decode(self, sample: RawSample) -> tuple[Tensor, Tensor | None]:
+        name = f"sample {self.samples.key(sample.id)}"
+        image = to_training_view(open_image(sample.image, name), self.resolution, self.resize)
+        if sample.label is None:
+            return image, None
+        return image, label_view(decode_label(sample.label, name), self.resolution)

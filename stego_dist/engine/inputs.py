@@ -1,0 +1,119 @@
+"""From configuration to the things that training and evaluation read, and the fingerprints that tie them together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stego_dist.config import Config
+from stego_dist.data.manifest import ShardSet
+from stego_dist.features.store import FeatureStore
+from stego_dist.knn.table import KnnTable
+from stego_dist.models.backbone import Backbone
+from stego_dist.models.segmenter import Segmenter
+from stego_dist.rundir import Fingerprint
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def make_backbone(config: Config) -> Backbone:
+    """The frozen backbone, after checking that the training resolution fits it."""
+    b = config.backbone
+    backbone = Backbone(
+        b.name,
+        weights=b.weights,
+        feature=b.feature,
+        pos_interp=b.pos_interp,
+        stride=b.stride,
+        options=b.options,
+    )
+    backbone.check_resolution("data.resolution", config.data.resolution)
+    return backbone
+
+
+def make_segmenter(config: Config, dim: int, shard_set: ShardSet) -> Segmenter:
+    """A fresh segmenter whose initial weights are a function of the seed alone."""
+    split = shard_set.split(config.data.train_split)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return Segmenter(
+            dim=dim,
+            code_dim=config.head.code_dim,
+            projection=config.head.projection,
+            num_clusters=cluster_count(config, shard_set),
+            num_classes=shard_set.num_classes if split.labelled else None,
+        )
+
+
+def cluster_count(config: Config, shard_set: ShardSet) -> int:
+    """clusters.count, or the number of classes of the shard set. Raises UserError when neither is known."""
+    from stego_dist.errors import ConfigError
+
+    count = config.clusters.count or shard_set.num_classes
+    if not count:
+        raise ConfigError(
+            f"clusters.count: the shard set {shard_set.root} has no classes, so say how many clusters to look for "
+            "(for instance clusters.count=27)"
+        )
+    return count
+
+
+def features_fingerprint(config: Config, shard_set: ShardSet, backbone: Backbone) -> Fingerprint:
+    """Everything that the feature store depends on."""
+    split = shard_set.split(config.data.train_split)
+    return {
+        "data.train_split": split.name,
+        "shards": split.fingerprint,
+        "data.resolution": config.data.resolution,
+        "data.image_resize": config.data.image_resize,
+        "backbone.name": backbone.name,
+        "backbone weights": backbone.weights_digest(),
+        "backbone.feature": config.backbone.feature,
+        "backbone.pos_interp": config.backbone.pos_interp,
+        "backbone.stride": config.backbone.stride,
+        "features.precision": config.features.precision,
+    }
+
+
+def knn_fingerprint(config: Config, features: Fingerprint) -> Fingerprint:
+    """Everything that the neighbour table depends on; blocks, workers and library are not among it."""
+    return {**features, "knn.k": config.knn.k, "knn.exclude_same_image": config.knn.exclude_same_image}
+
+
+def knn_dir(config: Config) -> Path:
+    """Where the neighbour table lies."""
+    return Path(config.features.dir) / "knn"
+
+
+def open_store(config: Config, fingerprint: Fingerprint) -> FeatureStore:
+    """The feature store that the configuration names; refused when its inputs differ."""
+    remedy = "Build it with: stego-dist knn build CONFIG (add --overwrite to replace one made from something else)"
+    return FeatureStore(Path(config.features.dir), fingerprint, remedy)
+
+
+def open_table(config: Config, fingerprint: Fingerprint) -> KnnTable:
+    """The neighbour table that the configuration names; refused when its inputs differ."""
+    remedy = "Build it with: stego-dist knn build CONFIG (add --overwrite to replace one made from something else)"
+    return KnnTable(knn_dir(config), knn_fingerprint(config, fingerprint), remedy)
+
+
+def provenance(config: Config, shard_set: ShardSet, backbone: Backbone) -> dict[str, Any]:
+    """What a run is made of, for its record."""
+    import platform
+
+    import timm
+
+    from stego_dist import __version__
+    from stego_dist.rundir import code_revision
+
+    return {
+        "stego_dist": __version__,
+        "code_revision": code_revision(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "inputs": features_fingerprint(config, shard_set, backbone),
+    }

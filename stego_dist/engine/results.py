@@ -1,0 +1,53 @@
+"""`eval RUN`: load a finished run, evaluate it, write results.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stego_dist.config import Config
+from stego_dist.data.manifest import ShardSet
+from stego_dist.engine.baselines import raw_features
+from stego_dist.engine.evaluate import Evaluation, evaluate
+from stego_dist.engine.inputs import make_backbone
+from stego_dist.engine.setup import make_accelerator
+from stego_dist.errors import StaleInputError
+from stego_dist.models.segmenter import Segmenter
+from stego_dist.rundir import RunDir, read_json, write_json
+
+FORMAT = "stego_dist.results/1"
+
+
+def evaluate_run(config: Config, run: RunDir, *, baseline: bool = False) -> Evaluation | None:
+    """Evaluate the run's model on every launched rank; the main process writes results.json and gets the result.
+
+    Raises StaleInputError when the backbone's weights are not those that the run was trained with.
+    """
+    accelerator = make_accelerator(config.train.precision)
+    try:
+        segmenter, meta = Segmenter.load(run.model)
+        backbone = make_backbone(config).to(accelerator.device)
+        _check_backbone(run, backbone.weights_digest())
+        segmenter = segmenter.to(accelerator.device)
+        evaluation = evaluate(config, accelerator, segmenter, backbone)
+        beside = raw_features(config, accelerator, backbone) if baseline else None
+        if not accelerator.is_main_process:
+            return None
+        header = {"format": FORMAT, "run": config.name, "step": meta["step"], "seed": config.seed}
+        header |= {"backbone": config.backbone.name, "weights": config.backbone.weights}
+        header |= {"dataset": ShardSet.open(Path(config.data.shards)).manifest.card.name}
+        evaluation.results = {**header, **evaluation.results}
+        if beside is not None:
+            evaluation.results["baselines"] = {"raw features": beside}
+        write_json(run.results, evaluation.results)
+        return evaluation
+    finally:
+        accelerator.end_training()
+
+
+def _check_backbone(run: RunDir, digest: str) -> None:
+    trained = read_json(run.provenance, "the run's provenance", "Train the run again.")["inputs"]["backbone weights"]
+    if trained != digest:
+        raise StaleInputError(
+            f"{run.root} was trained on a backbone with other weights (sha256 {trained[:12]}… then, {digest[:12]}… now); "
+            "point backbone.weights to the file that it was trained with"
+        )

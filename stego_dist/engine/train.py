@@ -1,0 +1,382 @@
+"""`train(config)`: what `accelerate launch -m stego_dist train CONFIG` runs on every rank.
+
+1. open shards, table and features, refusing what does not belong together;
+2. resume from the newest whole checkpoint, or start from the seed;
+3. step: batch → features → draws → loss → agreement on finiteness and stopping → optimiser;
+4. at the end: k-means over training codes, then the finished model.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from stego_dist import console
+from stego_dist.config import Config, dump_config, load_config
+from stego_dist.data.manifest import ShardSet
+from stego_dist.data.order import Order
+from stego_dist.data.samples import ShardSamples
+from stego_dist.engine import checkpoint as ckpt
+from stego_dist.engine.clusters import draw_codes, features_from_bank, features_online, find_clusters
+from stego_dist.engine.feed import BankFeed, Batch, Feed, NeighbourDraw, OnlineFeed
+from stego_dist.engine.inputs import (
+    AUTOCAST,
+    features_fingerprint,
+    make_backbone,
+    make_segmenter,
+    open_store,
+    open_table,
+    provenance,
+)
+from stego_dist.engine.setup import StopFlag, make_accelerator, stop_on_signals
+from stego_dist.engine.step import LossSettings, TrainStep, count_labelled, parameter_groups, signed_labels
+from stego_dist.errors import ConfigError, UserError
+from stego_dist.losses.draws import draw_step, generator
+from stego_dist.rundir import RunDir, atomic_path, check_fingerprint, write_json
+
+SAVED = 75
+"""Exit code: saved, to be resumed."""
+MAY_CHANGE = (
+    "run_dir", "data.workers", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
+    "features.workers", "features.batch_size", "knn.block", "knn.backend", "eval.",
+)  # fmt: skip
+"""Settings that may differ when a run is resumed."""
+
+
+def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> int:
+    """Train a run; returns the exit code: 0 done, 75 stopped by a signal and saved.
+
+    Raises UserError for anything the user can mend. The run directory's status.json says what became of it.
+    """
+    run = RunDir(Path(config.run_dir))
+    accelerator = make_accelerator(config.train.precision)
+    with stop_on_signals() as stop:
+        trainer = None
+        try:
+            _prepare_run_dir(run, config, accelerator, resume, overwrite)
+            trainer = Trainer(config, run, accelerator, stop)
+            return trainer.run_to_end()
+        except BaseException as error:
+            if accelerator.is_main_process and run.config.exists():
+                step = trainer.step if trainer else 0
+                interrupted = isinstance(error, KeyboardInterrupt)
+                run.write_status(
+                    "interrupted" if interrupted else "failed",
+                    step=step,
+                    exit_code=130 if interrupted else getattr(error, "exit_code", 1),
+                    error=f"{type(error).__name__}: {error}",
+                )
+            raise
+        finally:
+            accelerator.end_training()
+
+
+class Trainer:
+    """Everything a rank holds while it trains."""
+
+    def __init__(self, config: Config, run: RunDir, accelerator: Accelerator, stop: StopFlag) -> None:
+        self.config, self.run, self.accelerator, self.stop = config, run, accelerator, stop
+        self.device = accelerator.device
+        self.slots, self.groups = _share(config, accelerator)
+        shard_set = ShardSet.open(config.data.shards)
+        self.samples = ShardSamples(shard_set, config.data.train_split)
+        if len(self.samples) < 2:
+            raise UserError(
+                f"split {config.data.train_split} of {shard_set.root} has {len(self.samples)} sample; training compares "
+                "images and needs at least 2; build the shards with --crops five to get five from one image"
+            )
+        self.backbone = make_backbone(config).to(self.device)
+        fingerprint = features_fingerprint(config, shard_set, self.backbone)
+        self.table = open_table(config, fingerprint)
+        self.store = open_store(config, fingerprint) if config.train.features == "bank" else None
+        if self.store is not None and not self.store.has_bank:
+            raise UserError(
+                f"train.features=bank, but {self.store.root} holds no dense features; run `stego-dist features CONFIG`"
+            )
+        self.feed = self._feed()
+
+        self.segmenter = make_segmenter(config, self.backbone.dim, shard_set)
+        step = TrainStep(self.segmenter, _loss_settings(config))
+        groups = parameter_groups(self.segmenter, config.train.lr_head, config.train.lr_probes)
+        self.model, self.optimiser = accelerator.prepare(step.to(self.device), torch.optim.Adam(groups))
+        self.step, self.skipped = 0, 0
+        self._restore()
+        if accelerator.is_main_process:
+            write_json(run.provenance, provenance(config, shard_set, self.backbone))
+        self._describe(shard_set)
+
+    def _feed(self) -> Feed:
+        config = self.config
+        counts = tuple(shard.samples for shard in self.samples.split.shards)
+        order = Order(counts, config.train.batch_size, config.seed, config.data.shuffle_window)
+        draw = NeighbourDraw(self.table, config.seed, config.loss.group_size, config.knn.positives)
+        if self.store is not None:
+            return BankFeed(self.store, order, self.slots, draw)
+        return OnlineFeed(
+            self.samples,
+            order,
+            self.slots,
+            draw,
+            resolution=config.data.resolution,
+            resize=config.data.image_resize,
+            workers=config.data.workers,
+        )
+
+    def _describe(self, shard_set: ShardSet) -> None:
+        c, split = self.config, self.samples.split
+        console.say(
+            f"training {c.name}: {len(self.samples)} crops ({'labelled' if split.labelled else 'no labels'}) from "
+            f"{shard_set.root}, {c.backbone.name}, features {c.train.features}, {c.train.steps} steps of "
+            f"{c.train.batch_size} images in {c.groups} group(s), {self.accelerator.num_processes} process(es) on "
+            f"{self.device.type}, {c.train.precision}"
+        )
+
+    def run_to_end(self) -> int:
+        """Train from where the run stands; returns the exit code."""
+        total = self.config.train.steps
+        if self.accelerator.is_main_process:
+            self.run.write_status("running", step=self.step, exit_code=None)
+        with console.progress("train", total, "steps", self.step) as bar:
+            for batch, waited in _timed(self.feed.batches(self.step)) if self.step < total else ():
+                stopping = self._advance(batch, waited, bar)
+                if stopping and self.step < total:
+                    return self._stopped()
+                if self.step >= total:
+                    break
+        self._finish()
+        return 0
+
+    def _advance(self, batch: Batch, waited: float, bar: console.Bar) -> bool:
+        """One step. Returns whether a signal asks to stop, agreed among all ranks."""
+        start = time.perf_counter()
+        loss, log = self._forward(batch.to(self.device))
+        flags = torch.tensor([float(not torch.isfinite(loss)), float(self.stop.raised)], device=self.device)
+        bad, stopping = (flag > 0 for flag in self._sum(flags).tolist())
+        if not bad:
+            self.accelerator.backward(loss)
+            self.optimiser.step()
+        self.optimiser.zero_grad()
+        self.step += 1
+        if bad:
+            self._not_finite(log)
+        self._log(log, waited, time.perf_counter() - start, bar)
+        every = self.config.train.checkpoint_every
+        if self.step % every == 0 or self.step == self.config.train.steps or stopping:
+            self._save()
+        return stopping
+
+    def _forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        config = self.config
+        feats, feats_knn = batch.anchors, batch.neighbours
+        images = None
+        if self.store is None:
+            images = self.backbone.normalise(batch.anchors)
+            dtype = AUTOCAST[config.train.precision]
+            with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+                feats, feats_knn = self.backbone(torch.cat([batch.anchors, batch.neighbours])).chunk(2)
+        draws = draw_step(
+            seed=config.seed, step=self.step, groups=self.groups, size=config.loss.group_size,
+            points=config.loss.points, negatives=config.loss.negatives, channels=self.backbone.dim,
+            dropout=config.head.dropout,
+        ).to(self.device)  # fmt: skip
+        labels, scale = None, torch.zeros(())
+        if self.segmenter.linear is not None and batch.labels is not None:
+            labels = signed_labels(batch.labels)
+            counted = self._sum(count_labelled(labels, config.train.linear_stride))
+            scale = self.accelerator.num_processes / counted.clamp(min=1)
+        positions = None
+        if config.loss.contrastive_crf_weight:
+            rng = generator(config.seed, "crf", self.step)
+            positions = torch.randint(0, 56, (2, 1000), generator=rng).to(self.device)
+        loss, log = self.model(feats, feats_knn, draws, labels, scale, images, positions)
+        return loss, log
+
+    def _sum(self, value: Tensor) -> Tensor:
+        """The sum over ranks."""
+        summed: Tensor = self.accelerator.reduce(value, "sum")
+        return summed
+
+    def _not_finite(self, log: dict[str, Tensor]) -> None:
+        self.skipped += 1
+        values = ", ".join(f"{k.removeprefix('loss/')} {float(v):g}" for k, v in log.items() if k.startswith("loss/"))
+        message = f"the loss of step {self.step} is not finite ({values})"
+        if self.config.train.non_finite == "stop":
+            raise UserError(
+                f"{message}; the last checkpoint is intact; lower train.lr_head, use train.precision=fp32 or bf16, or "
+                "leave such steps out with train.non_finite=skip"
+            )
+        console.warn(f"{message}; the step is left out ({self.skipped} so far)")
+
+    def _log(self, log: dict[str, Tensor], waited: float, worked: float, bar: console.Bar) -> None:
+        config = self.config
+        self._clock = [a + b for a, b in zip(getattr(self, "_clock", [0.0, 0.0, 0.0]), (waited, worked, 1.0))]
+        wait, work, steps = self._clock
+        if self.step % config.train.log_every and self.step != config.train.steps:
+            bar.advance()
+            return
+        self._clock = [0.0, 0.0, 0.0]
+        values = self._sum(torch.stack(list(log.values()))) / self.accelerator.num_processes
+        rates = {
+            "steps_per_s": steps / (wait + work),
+            "images_per_s": steps * config.train.batch_size / (wait + work),
+            "data_wait_share": wait / (wait + work),
+        }
+        line = {"step": self.step, **dict(zip(log, values.tolist())), **rates, "skipped": self.skipped}
+        if self.accelerator.is_main_process:
+            text = json.dumps({k: v if not isinstance(v, float) or v == v else None for k, v in line.items()})
+            with self.run.metrics.open("a", encoding="utf-8") as file:
+                file.write(text + "\n")
+        bar.advance(
+            loss=line["loss/total"],
+            **{"steps/s": rates["steps_per_s"], "images/s": rates["images_per_s"]},
+            wait=f"{rates['data_wait_share']:.0%}",
+        )
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            scaler = self.accelerator.scaler
+            extra = {"skipped": self.skipped, "scaler": scaler.state_dict() if scaler is not None else None}
+            state = ckpt.Checkpoint(
+                self.step, self.segmenter.state_dict(), ckpt.flatten_optimiser(self.optimiser), extra
+            )
+            ckpt.save(self.run.checkpoints, state, self.config.train.keep_checkpoints)
+            self.run.write_status("running", step=self.step, exit_code=None)
+        self.accelerator.wait_for_everyone()
+
+    def _restore(self) -> None:
+        state = ckpt.load_newest(self.run.checkpoints)
+        if state is None:
+            return
+        self.segmenter.load_state_dict(state.model)
+        ckpt.restore_optimiser(self.optimiser, state.optimiser)
+        if self.accelerator.scaler is not None and state.extra["scaler"]:
+            self.accelerator.scaler.load_state_dict(state.extra["scaler"])
+        self.step, self.skipped = state.step, state.extra["skipped"]
+        if self.accelerator.is_main_process:
+            _drop_metrics_after(self.run.metrics, self.step)
+        console.say(f"resuming {self.run.root} after step {self.step}")
+
+    def _stopped(self) -> int:
+        console.say(f"stopped by a signal: step {self.step} is saved, resume with --resume", style="yellow")
+        if self.accelerator.is_main_process:
+            self.run.write_status("saved", step=self.step, exit_code=SAVED)
+        return SAVED
+
+    def _finish(self) -> None:
+        console.say("clustering training codes by k-means")
+        if self.store is not None:
+            features = features_from_bank(self.store, self.device)
+        else:
+            features = features_online(self.config, self.samples, self.backbone, self.device)
+        self.segmenter.eval()
+        codes = draw_codes(self.config, self.accelerator, len(self.samples), features, self.segmenter.head)
+        if self.accelerator.is_main_process:
+            self.segmenter.kmeans.copy_(find_clusters(self.config, codes, self.segmenter.num_clusters))
+            self.segmenter.save(self.run.model, step=self.step, name=self.config.name)
+            self.run.write_status("done", step=self.step, exit_code=0, skipped=self.skipped)
+            console.say(f"trained model: {self.run.model}; next: stego-dist eval {self.run.root}")
+        self.accelerator.wait_for_everyone()
+
+
+def _share(config: Config, accelerator: Accelerator) -> tuple[range, range]:
+    """This rank's slots of the global batch and its groups."""
+    ranks, groups, size = accelerator.num_processes, config.groups, config.loss.group_size
+    if groups % ranks:
+        fits = [n for n in range(1, groups + 1) if groups % n == 0]
+        raise ConfigError(
+            f"train.batch_size: {config.train.batch_size} images are {groups} group(s) of {size} "
+            f"(loss.group_size), which {ranks} processes can't share; with this batch use {_or(fits)} process(es), "
+            f"or set train.batch_size to a multiple of {size * ranks}"
+        )
+    each = groups // ranks
+    mine = range(accelerator.process_index * each, (accelerator.process_index + 1) * each)
+    return range(mine.start * size, mine.stop * size), mine
+
+
+def _or(numbers: list[int]) -> str:
+    return " or ".join(str(n) for n in numbers)
+
+
+def _loss_settings(config: Config) -> LossSettings:
+    loss = config.loss
+    pairs = (loss.self_pair, loss.knn_pair, loss.random_pair)
+    weights, shifts = tuple(p.weight for p in pairs), tuple(p.shift for p in pairs)
+    return LossSettings(
+        (weights[0], weights[1], weights[2]),
+        (shifts[0], shifts[1], shifts[2]),
+        loss.centring,
+        loss.clamp,
+        config.train.linear_stride,
+        loss.contrastive_crf_weight,
+    )
+
+
+def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
+    """Batches with the seconds that were spent waiting for each."""
+    while True:
+        start = time.perf_counter()
+        batch = next(batches)
+        yield batch, time.perf_counter() - start
+
+
+def _prepare_run_dir(run: RunDir, config: Config, accelerator: Accelerator, resume: bool, overwrite: bool) -> None:
+    """Refuse to mix two runs; on the main process write the resolved configuration."""
+    if run.config.exists() and not overwrite:
+        if not resume:
+            raise UserError(f"{run.root} already holds a run; continue it with --resume, or start anew with --overwrite")
+        check_fingerprint(
+            _settings(load_config(run.config)),
+            _settings(config),
+            f"the run {run.root}",
+            "Resume with the run's own settings (they are in its config.yaml), or start anew with --overwrite.",
+        )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        if overwrite and run.config.exists():
+            for path in (run.checkpoints, run.panels):
+                shutil.rmtree(path, ignore_errors=True)
+            for path in (run.metrics, run.model, run.results, run.status):
+                path.unlink(missing_ok=True)
+        with atomic_path(run.config) as tmp:
+            tmp.write_text(dump_config(config), "utf-8")
+    accelerator.wait_for_everyone()
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """All settings that must not change when a run is resumed, flat."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{prefix}.{key}" if prefix else key, inner)
+        elif not prefix.startswith(MAY_CHANGE):
+            flat[prefix] = value
+
+    walk("", config.model_dump(mode="json"))
+    return flat
+
+
+def _drop_metrics_after(path: Path, step: int) -> None:
+    """Remove the lines of steps that will be trained again, and a half-written last line."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError):
+            continue
+    with atomic_path(path) as tmp:
+        tmp.write_text("".join(line + "\n" for line in kept), "utf-8")
+
+

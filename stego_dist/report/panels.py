@@ -1,0 +1,105 @@
+"""Pictures of single images: image, label, clusters in the colours of their matched classes, linear probe."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from stego_dist.data.card import generated_colour
+from stego_dist.data.manifest import ShardSet
+from stego_dist.engine.evaluate import Panel
+from stego_dist.metrics.matching import Matching
+from stego_dist.report.tables import readable
+from stego_dist.rundir import atomic_path
+
+Colours = NDArray[np.uint8]
+GAP, HEADER, MAX_SIDE = 6, 18, 360
+
+
+def write_panels(
+    panels: Sequence[Panel], matchings: dict[str, Matching], results: dict[str, Any], shards: str, folder: Path
+) -> list[Path]:
+    """Write one PNG an image to `folder`, replacing what was there; returns the files."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shard_set = ShardSet.open(shards)
+    palette, classes = shard_set.palette, shard_set.classes
+    written = []
+    for number, panel in enumerate(panels):
+        tiles = [("image", panel.image)]
+        if panel.label is not None:
+            tiles.append(("label", paint(panel.label, colours(palette))))
+        for name, prediction in panel.predictions.items():
+            matching = matchings.get(name)
+            count = int(prediction.max()) + 1
+            mapping = matching.cluster_to_class if matching else None
+            tints = colours(palette) if name == "linear" else cluster_colours(count, mapping, palette)
+            tiles.append((readable(name), paint(prediction, tints)))
+        legend = list(zip(classes, palette)) if results["labelled"] else []
+        path = folder / f"{number:03d}_{re.sub(r'[^A-Za-z0-9_-]+', '_', panel.name)[-60:]}.png"
+        with atomic_path(path) as tmp:
+            _compose(tiles, legend).save(tmp, format="PNG", optimize=True)
+        written.append(path)
+    return written
+
+
+def colours(palette: Sequence[tuple[int, int, int]]) -> Colours:
+    """A palette as an array (K, 3); black for ids beyond it is left to `paint`."""
+    return np.array(palette or [(0, 0, 0)], dtype=np.uint8)
+
+
+def cluster_colours(
+    count: int, cluster_to_class: Sequence[int] | None, palette: Sequence[tuple[int, int, int]]
+) -> Colours:
+    """Colours (count, 3) of clusters: of the matched class, or colours of their own where there is none."""
+    own = [generated_colour(len(palette) + i) for i in range(count)]
+    if cluster_to_class is None:
+        return colours(own)
+    return colours([palette[c] if c >= 0 else own[i] for i, c in enumerate(cluster_to_class)])
+
+
+def paint(ids: NDArray[np.int16], tints: Colours) -> NDArray[np.uint8]:
+    """Ids (H, W) as a picture (H, W, 3); −1 is black."""
+    table = np.concatenate([tints, np.zeros((1, 3), np.uint8)])
+    painted: NDArray[np.uint8] = table[np.where(ids < 0, len(tints), ids)]
+    return painted
+
+
+def _compose(tiles: list[tuple[str, NDArray[np.uint8]]], legend: list[tuple[str, tuple[int, int, int]]]) -> Image.Image:
+    font = ImageFont.load_default(12)
+    side = min(MAX_SIDE, tiles[0][1].shape[0])
+    width = len(tiles) * (side + GAP) - GAP
+    rows = _legend_rows(legend, width, font)
+    sheet = Image.new("RGB", (width, HEADER + side + HEADER * len(rows) + (GAP if rows else 0)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for i, (title, pixels) in enumerate(tiles):
+        resample = Image.Resampling.BILINEAR if title == "image" else Image.Resampling.NEAREST
+        draw.text((i * (side + GAP), 2), title, fill="black", font=font)
+        sheet.paste(Image.fromarray(pixels).resize((side, side), resample), (i * (side + GAP), HEADER))
+    for r, row in enumerate(rows):
+        y = HEADER + side + GAP + r * HEADER
+        for x, name, colour in row:
+            draw.rectangle((x, y + 2, x + 11, y + 13), fill=colour, outline="black")
+            draw.text((x + 15, y + 1), name, fill="black", font=font)
+    return sheet
+
+
+def _legend_rows(
+    legend: list[tuple[str, tuple[int, int, int]]], width: int, font: Any
+) -> list[list[tuple[int, str, tuple[int, int, int]]]]:
+    rows: list[list[tuple[int, str, tuple[int, int, int]]]] = []
+    x = width
+    for name, colour in legend:
+        needed = 15 + int(font.getlength(name)) + 12
+        if x + needed > width:
+            rows.append([])
+            x = 0
+        rows[-1].append((x, name, colour))
+        x += needed
+    return rows

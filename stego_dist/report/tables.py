@@ -1,0 +1,117 @@
+"""The result as rows, for the terminal and for the page: ours, the baselines', the published ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rich.table import Table
+
+from stego_dist import console
+from stego_dist.report.published import PUBLISHED
+from stego_dist.rundir import RunDir
+
+NAMES = {
+    "kmeans": "k-means over codes",
+    "learned": "learned cluster probe",
+    "linear": "linear probe (labels)",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the main table; shares in 0…1 or None."""
+
+    what: str
+    backbone: str
+    accuracy: float | None
+    miou: float | None
+    headline: bool = False
+    source: str = "this run"
+
+
+def readable(name: str) -> str:
+    """The name of a measure for people: "kmeans+crf" → "k-means over codes, CRF"."""
+    base = NAMES.get(name.removesuffix("+crf"), name.removesuffix("+crf"))
+    return base + (", CRF" if name.endswith("+crf") else "")
+
+
+def main_rows(results: dict[str, Any]) -> list[Row]:
+    """Ours, then baselines, then published rows of the same data set."""
+    backbone = results["backbone"]
+    rows = []
+    for name, entry in results.get("measures", {}).items():
+        headline = name == results["headline_clusters"]
+        rows.append(Row(f"STEGO, {readable(name)}", backbone, entry["accuracy"], entry["miou"], headline))
+        if "published_counting" in entry:
+            counted = entry["published_counting"]
+            what = f"STEGO, {readable(name)} (published counting of extra clusters)"
+            rows.append(Row(what, backbone, counted["accuracy"], counted["miou"]))
+    for title, baseline in results.get("baselines", {}).items():
+        for name, entry in baseline.get("measures", {}).items():
+            suffix = ", CRF" if name.endswith("+crf") else ""
+            rows.append(Row(f"{title}, k-means{suffix}", backbone, entry["accuracy"], entry["miou"]))
+    for row in PUBLISHED.get(results["dataset"], ()):
+        for kind, accuracy, miou in (("", row.accuracy, row.miou), (", linear", row.linear_accuracy, row.linear_miou)):
+            if accuracy is not None:
+                values = (value and value / 100 for value in (accuracy, miou))
+                rows.append(Row(f"{row.method}{kind}", row.backbone, *values, source=row.source))
+    return rows
+
+
+def percent(value: float | None) -> str:
+    """42.1, or a dash."""
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def print_results(results: dict[str, Any], run: RunDir) -> None:
+    """The tables on stdout and where the files lie."""
+    if results["labelled"]:
+        console.out.print(_main_table(results))
+        console.out.print(_class_table(results))
+        if results["dataset"] not in PUBLISHED:
+            console.out.print(f"No published STEGO result is known for {results['dataset']}.", style="dim")
+        if results["classes_without_pixels"]:
+            absent = ", ".join(results["classes_without_pixels"])
+            console.out.print(f"Classes without labelled pixels: {absent} (left out of the mean unless predicted).")
+    else:
+        console.out.print(_share_table(results))
+        console.out.print("No labels in this split: no accuracy and no mIoU.")
+    console.out.print(f"results {run.results} · pictures {run.panels} · report {run.root / 'report.html'}")
+
+
+def _main_table(results: dict[str, Any]) -> Table:
+    crf = {"none": "no CRF"}.get(results["crf"], "")
+    title = f"{results['run']}: {results['images']} images of {results['dataset']}/{results['split']}, "
+    title += ", ".join(filter(None, [f"{results['resolution']} pixels", "flip-averaged" * results["flip"], crf]))
+    table = Table(title=title)
+    for column in ("method", "backbone"):
+        table.add_column(column)
+    for column in ("accuracy %", "mIoU %"):
+        table.add_column(column, justify="right")
+    table.add_column("source")
+    for row in main_rows(results):
+        style = "bold" if row.headline else None
+        table.add_row(row.what, row.backbone, percent(row.accuracy), percent(row.miou), row.source, style=style)
+    return table
+
+
+def _class_table(results: dict[str, Any]) -> Table:
+    table = Table(title="IoU per class, %")
+    table.add_column("class")
+    for name in results["measures"]:
+        table.add_column(readable(name), justify="right")
+    for label in results["classes"]:
+        table.add_row(label, *(percent(entry["iou"][label]) for entry in results["measures"].values()))
+    return table
+
+
+def _share_table(results: dict[str, Any]) -> Table:
+    table = Table(title=f"{results['run']}: share of each cluster, %")
+    table.add_column("cluster")
+    shares = results["cluster_shares"]
+    for name in shares:
+        table.add_column(readable(name), justify="right")
+    for cluster in range(max(len(values) for values in shares.values())):
+        table.add_row(str(cluster), *(percent(v[cluster]) if cluster < len(v) else "" for v in shares.values()))
+    return table

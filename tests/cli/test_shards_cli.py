@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stego_dist.cli import shards
+from stego_dist.errors import ConfigError, UserError
+
+
+def run(*argv: object) -> int:
+    parser = argparse.ArgumentParser()
+    shards.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["shards", *map(str, argv)])
+    return args.run(args)
+
+
+@pytest.fixture
+def raw(tmp_path) -> Path:
+    rng = np.random.default_rng(0)
+    for split in ("train", "val"):
+        for i in range(3):
+            ids = np.kron(rng.integers(0, 4, (3, 4)), np.ones((8, 8))).astype(np.uint8)
+            for folder, pixels, suffix in (
+                ("imgs", (ids[..., None] * [50, 60, 70]), "jpg"),
+                ("labels", ids, "png"),
+            ):
+                path = tmp_path / "raw" / folder / split / f"{i}.{suffix}"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return tmp_path / "raw"
+
+
+def test_build_verify_show(raw, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert run("build", "folder", "--source", raw, "--out", out, "--crops", "five", "--json") == 0
+    built = json.loads(capsys.readouterr().out)
+    assert built["classes"] == [f"class_{i}" for i in range(4)] and built["options"]["crops"] == "five"
+    assert {name: (s["images"], s["samples"]) for name, s in built["splits"].items()} == {
+        "train": (3, 15),
+        "val": (3, 15),
+    }
+
+    assert run("verify", out) == 0
+    assert "whole" in capsys.readouterr().out
+
+    assert run("show", out) == 0
+    text = capsys.readouterr().out
+    assert "class_3" in text and "train" in text
+    assert Image.open(out / "sheet-train.png").width > 200 and (out / "sheet-val.png").exists()
+    assert run("show", out, "--sheet", tmp_path / "mine.png", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == built
+    assert (tmp_path / "mine.png").exists()
+
+
+def test_verify_fails_and_names_every_bad_file(raw, tmp_path, capsys):
+    out = tmp_path / "out"
+    run("build", "folder", "--source", raw, "--out", out)
+    (out / "train-00001.tar").write_bytes(b"cut")
+    (out / "val-00002.index.npz").unlink()
+    capsys.readouterr()
+    assert run("verify", out, "--json") == 1
+    found = json.loads(capsys.readouterr().out)
+    assert not found["ok"]
+    assert {Path(p.split(": ")[0]).name for p in found["problems"]} == {
+        "train-00001.tar",
+        "val-00002.index.npz",
+    }
+    assert run("verify", out, "--workers", 1) == 1
+    text = capsys.readouterr().out
+    assert "train-00001.tar" in text and "val-00002.index.npz" in text and "problems" in text
+
+
+def test_overwrite_and_stale(raw, tmp_path):
+    out = tmp_path / "out"
+    run("build", "folder", "--source", raw, "--out", out, "--splits", "train", "--workers", 1)
+    with pytest.raises(UserError, match="train-00000"):
+        run("build", "folder", "--source", raw, "--out", out, "--crops", "random")
+    assert run("build", "folder", "--source", raw, "--out", out, "--crops", "random", "--overwrite") == 0
+
+
+def test_many_images_or_workers_go_to_the_cluster_and_one_worker_does_not(monkeypatch):
+    class Task:
+        sources = tuple(range(40))
+
+    cluster = type("cluster", (), {"run_tasks": staticmethod(lambda fn, tasks, *, workers: ["ray", workers])})
+    monkeypatch.setitem(__import__("sys").modules, "stego_dist.jobs.cluster", cluster)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+
+    def where(workers, tasks):
+        return next(iter(shards._runner(workers)(lambda task: "here", tasks)))
+
+    assert where(None, [Task(), Task()]) == "ray"
+    assert where(2, [Task(), Task()]) == "ray"
+    assert where(1, [Task(), Task()]) == "here"
+    assert where(None, [Task()]) == "here"
+    Task.sources = (1,)
+    assert where(None, [Task(), Task()]) == "here"
+
+
+def test_cards_are_listed(capsys):
+    assert run("cards", "--json") == 0
+    assert {"folder", "camvid11"} <= set(json.loads(capsys.readouterr().out))
+    assert run("cards") == 0
+    assert "camvid11" in capsys.readouterr().out
+
+
+def test_bad_usage(raw, tmp_path):
+    with pytest.raises(ConfigError, match="--workers"):
+        run("build", "folder", "--source", raw, "--out", tmp_path / "o", "--workers", 0)
+    with pytest.raises(ConfigError, match="ratio"):
+        run("build", "folder", "--source", raw, "--out", tmp_path / "o", "--ratio", 2)
+    with pytest.raises(UserError, match="shards build"):
+        run("show", tmp_path)
