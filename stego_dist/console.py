@@ -23,8 +23,8 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
-out = Console(file=None, soft_wrap=False)
-err = Console(stderr=True)
+out = Console(file=None, soft_wrap=False, emoji=False)
+err = Console(stderr=True, emoji=False)
 
 
 def say(message: str, *, style: str | None = None) -> None:

@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse `argv`, run the verb, return the exit code; user errors are printed without a traceback."""
-    args = build_parser().parse_args(argv)
+    args = _parse(argv)
     try:
         return int(args.run(args))
     except UserError as error:
@@ -43,3 +43,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     finally:
         sys.stdout.flush()
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Like parse_args, but overrides may also stand behind options, which argparse alone does not allow."""
+    parser = build_parser()
+    args, rest = parser.parse_known_args(argv)
+    if rest and (not hasattr(args, "overrides") or any(word.startswith("-") for word in rest)):
+        parser.error("unrecognized arguments: " + " ".join(rest))
+    if rest:
+        args.overrides += rest
+    return args

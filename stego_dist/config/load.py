@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from stego_dist.config.tree import Config
+from stego_dist.config.tree import Config, DataConfig
 from stego_dist.errors import ConfigError
 
 
@@ -33,10 +33,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         tree = OmegaConf.create(yaml.safe_load(path.read_text("utf-8")) or {})
         if not isinstance(tree, DictConfig):
             raise ConfigError(f"{path}: expected a mapping of sections at the top level")
-        # run_dir and features.dir have defaults that mention the name: they must be there to be resolved
-        defaults = {"run_dir": Config.model_fields["run_dir"].default, "features": {"dir": _features_dir()}}
         tree.setdefault("name", path.stem)
-        merged = OmegaConf.merge(defaults, tree, _overrides(overrides))
+        merged = OmegaConf.merge(_defaults(), tree, _overrides(overrides))
         values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
@@ -45,8 +43,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return validate(values, str(path))
 
 
-def _features_dir() -> str:
-    return str(Config.model_fields["features"].default.dir)
+def _defaults() -> dict[str, Any]:
+    """Every setting that has a default, so that interpolations find it and half of a pair can be overridden."""
+    return Config.model_construct(data=DataConfig.model_construct()).model_dump()
 
 
 def _overrides(overrides: Sequence[str]) -> DictConfig:
@@ -71,16 +70,20 @@ def validate(values: Any, origin: str) -> Config:
 
 def _impossible_besides(values: Any, items: Sequence[ErrorDetails]) -> list[ErrorDetails]:
     """What is impossible in the rest of the tree, with the keys that are wrong by themselves at their defaults."""
-    rest = copy.deepcopy(values)
+    rest, defaults = copy.deepcopy(values), _defaults()
+    node: Any
+    known: Any
+    defaults["name"] = defaults["data"]["shards"] = "?"
     for item in items:
         *sections, key = item["loc"]
-        node = rest
+        node, known = rest, defaults
         for section in sections:
             node = node.get(section, {}) if isinstance(node, dict) else {}
+            known = known.get(section, {}) if isinstance(known, dict) else {}
         if isinstance(node, dict):
             node.pop(key, None)
-            if key in ("name", "shards"):
-                node[key] = "?"
+            if key in known:
+                node[key] = known[key]
     try:
         Config.model_validate(rest)
     except ValidationError as error:

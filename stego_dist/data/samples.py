@@ -90,12 +90,12 @@ class ShardSamples:
         Raises UserError naming shard and sample when either cannot be read.
         """
         image = to_training_view(
-            open_image(self.image_bytes(i), self._describe(i, ".jpg")), resolution, resize
+            open_image(self.image_bytes(i), self.describe(i, ".jpg")), resolution, resize
         )
         data = self.label_bytes(i)
         if data is None:
             return image, None
-        return image, label_view(decode_label(data, self._describe(i, ".label.png")), resolution)
+        return image, label_view(decode_label(data, self.describe(i, ".label.png")), resolution)
 
     def _load_index(self, shard: Shard) -> dict[str, NDArray[np.int64]]:
         path = self.shard_set.index(shard)
@@ -122,9 +122,9 @@ class ShardSamples:
             file = self._file(shard)  # held until the read is done, or another thread could let it close
             data = os.pread(file.fd, size, offset)
         except OSError as error:
-            raise UserError(f"{self._describe(i, suffix)}: {error}. {self._advice}") from None
+            raise UserError(f"{self.describe(i, suffix)}: {error}. {self._advice}") from None
         if len(data) < size:
-            what = self._describe(i, suffix)
+            what = self.describe(i, suffix)
             raise UserError(f"{what}: the file ends after {len(data)} of {size} bytes. {self._advice}")
         return data
 
@@ -144,7 +144,8 @@ class ShardSamples:
         self._pid, self._lock = os.getpid(), threading.Lock()
         self._files: OrderedDict[int, _OpenFile] = OrderedDict()
 
-    def _describe(self, i: int, suffix: str) -> str:
+    def describe(self, i: int, suffix: str) -> str:
+        """How errors name sample `i`: its tar, and the member of the suffix (".jpg", ".label.png")."""
         shard, _ = self._locate(i)
         return f"{self.shard_set.tar(self.split.shards[shard])}: sample {self.key(i)}{suffix}"
 

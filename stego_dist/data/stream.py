@@ -9,6 +9,7 @@ A stream that starts in the middle of an epoch skips the windows before without 
 
 from __future__ import annotations
 
+import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -43,10 +44,14 @@ def read_run(samples: ShardSamples, run: Run) -> Iterator[RawSample]:
                     raise UserError(
                         f"{path}: found sample {sample['__key__']} where the index has {samples.key(first + number)}"
                     )
+                if samples.split.labelled and "label.png" not in sample:
+                    break  # cut off between image and label
                 yield RawSample(first + number, sample["jpg"], sample.get("label.png"))
                 count += 1
-    except (OSError, KeyError, ValueError) as error:
-        raise UserError(f"{path} can't be read: {error}; run `stego-dist shards verify`") from None
+    except (OSError, KeyError, ValueError, tarfile.TarError) as error:
+        # webdataset adds its objects to what an error says
+        reason = error if isinstance(error, OSError) else str(error.args[0]).split(" @ ")[0]
+        raise UserError(f"{path} can't be read: {reason}; run `stego-dist shards verify`") from None
     if count < run.count:
         raise UserError(f"{path} ends after {run.first + count} samples; run `stego-dist shards verify`")
 

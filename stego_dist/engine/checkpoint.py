@@ -94,5 +94,5 @@ def restore_optimiser(optimiser: torch.optim.Optimizer, flat: dict[str, Tensor])
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in flat.items():
         number, name = key.split(".", 1)
-        entries.setdefault(int(number), {})[name] = value
+        entries.setdefault(int(number), {})[name] = value.clone()
     optimiser.load_state_dict({**state, "state": entries})

@@ -21,6 +21,7 @@ from stego_dist.data.samples import ShardSamples, decode_label
 from stego_dist.data.sources import open_image
 from stego_dist.data.stream import RawSample, stream_lane
 from stego_dist.data.transforms import Resize, label_view, to_training_view
+from stego_dist.errors import UserError
 from stego_dist.features.store import FeatureStore
 from stego_dist.knn.table import KnnTable
 from stego_dist.losses.draws import draw_neighbour_ranks
@@ -137,11 +138,17 @@ class OnlineFeed:
         shares = iter(loader)
         while True:
             parts = [next(shares) for _ in range(max(1, self.workers))]
+            for part in parts:
+                if isinstance(part, UserError):
+                    raise part
             yield Batch(*(None if column[0] is None else torch.cat(column) for column in zip(*parts)))
 
 
-class _LaneShare(IterableDataset[tuple[Tensor | None, ...]]):
-    """A worker's consecutive slots of every batch, as a tuple of Batch's fields."""
+class _LaneShare(IterableDataset[tuple[Tensor | None, ...] | UserError]):
+    """A worker's consecutive slots of every batch, as a tuple of Batch's fields.
+
+    An error of the user's ends it as a value: raised in a worker, it would come back with a traceback in its message.
+    """
 
     def __init__(
         self, *, samples: ShardSamples, order: Order, slots: range, draw: NeighbourDraw, resolution: int,
@@ -150,7 +157,13 @@ class _LaneShare(IterableDataset[tuple[Tensor | None, ...]]):
         self.samples, self.order, self.slots, self.draw = samples, order, slots, draw
         self.resolution, self.resize, self.first_step = resolution, resize, first_step
 
-    def __iter__(self) -> Iterator[tuple[Tensor | None, ...]]:
+    def __iter__(self) -> Iterator[tuple[Tensor | None, ...] | UserError]:
+        try:
+            yield from self._shares()
+        except UserError as error:
+            yield error
+
+    def _shares(self) -> Iterator[tuple[Tensor | None, ...]]:
         info = get_worker_info()
         number, workers = (info.id, info.num_workers) if info else (0, 1)
         cut = [self.slots.start + len(self.slots) * i // workers for i in (number, number + 1)]
@@ -174,8 +187,9 @@ class _LaneShare(IterableDataset[tuple[Tensor | None, ...]]):
             step += 1
 
     def _decode(self, sample: RawSample) -> tuple[Tensor, Tensor | None]:
-        name = f"sample {self.samples.key(sample.id)}"
-        image = to_training_view(open_image(sample.image, name), self.resolution, self.resize)
+        opened = open_image(sample.image, self.samples.describe(sample.id, ".jpg"))
+        image = to_training_view(opened, self.resolution, self.resize)
         if sample.label is None:
             return image, None
-        return image, label_view(decode_label(sample.label, name), self.resolution)
+        label = decode_label(sample.label, self.samples.describe(sample.id, ".label.png"))
+        return image, label_view(label, self.resolution)

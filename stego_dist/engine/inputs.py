@@ -73,6 +73,7 @@ def features_fingerprint(config: Config, shard_set: ShardSet, backbone: Backbone
         "backbone.feature": config.backbone.feature,
         "backbone.pos_interp": config.backbone.pos_interp,
         "backbone.stride": config.backbone.stride,
+        "backbone.options": config.backbone.options or None,
         "features.precision": config.features.precision,
     }
 

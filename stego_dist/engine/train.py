@@ -328,8 +328,12 @@ def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
 
 
 def _prepare_run_dir(run: RunDir, config: Config, accelerator: Accelerator, resume: bool, overwrite: bool) -> None:
-    """Refuse to mix two runs; on the main process write the resolved configuration."""
-    if run.config.exists() and not overwrite:
+    """Refuse to mix two runs; on the main process write the resolved configuration.
+
+    A run that failed before it saved anything is simply begun again.
+    """
+    begun = bool(ckpt.available(run.checkpoints)) or run.model.exists()
+    if begun and not overwrite:
         if not resume:
             raise UserError(f"{run.root} already holds a run; continue it with --resume, or start anew with --overwrite")
         check_fingerprint(
@@ -340,7 +344,7 @@ def _prepare_run_dir(run: RunDir, config: Config, accelerator: Accelerator, resu
         )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        if overwrite and run.config.exists():
+        if overwrite or not begun:
             for path in (run.checkpoints, run.panels):
                 shutil.rmtree(path, ignore_errors=True)
             for path in (run.metrics, run.model, run.results, run.status):

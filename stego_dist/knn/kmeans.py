@@ -13,12 +13,14 @@ def spherical_kmeans(
 ) -> NDArray[np.float32]:
     """Unit centres (k, D) of points (N, D), which are normalised first; the best of `restarts` runs is kept.
 
-    Raises UserError when there are fewer points than centres.
+    Raises UserError when there are fewer points than centres, or some are not finite.
     """
     import faiss
 
     if len(points) < k:
         raise UserError(f"k-means: {len(points)} points are fewer than the {k} clusters asked for (clusters.count)")
+    if not np.isfinite(points).all():
+        raise UserError("k-means: some of the codes are not finite; look for damaged features or a training that diverged")
     points = np.array(points, dtype=np.float32, order="C")
     faiss.normalize_L2(points)
     kmeans = faiss.Kmeans(

@@ -1,0 +1,161 @@
+"""The feature store: what is written is read, across shards and in blocks; what does not fit is refused by name."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from stego_dist.errors import StaleInputError, UserError
+from stego_dist.features.store import FeatureStore, ShardFeatures, is_done, write_manifest, write_shard
+
+SIZES = {"train-00000": 5, "train-00001": 1, "train-00002": 7, "train-00003": 4}
+N = sum(SIZES.values())
+FINGERPRINT = {"data.resolution": 32, "backbone.name": "vit", "shards": "abc"}
+REMEDY = "Make it again with --overwrite."
+DIM, GRID, SIDE = 6, 2, 8
+
+
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {
+        "descriptors": rng.standard_normal((N, DIM), dtype=np.float32),
+        "source": rng.integers(0, 9, N),
+        "bank": rng.standard_normal((N, DIM, GRID, GRID)).astype(np.float16),
+        "labels": rng.integers(0, 256, (N, SIDE, SIDE)).astype(np.uint8),
+    }
+
+
+def write(root, arrays, kinds=("bank", "labels"), fingerprint=FINGERPRINT):
+    first = 0
+    for shard, size in SIZES.items():
+        mine = {k: a[first : first + size] for k, a in arrays.items()}
+        optional = {k: mine[k] if k in kinds else None for k in ("bank", "labels")}
+        write_shard(root, shard, ShardFeatures(mine["descriptors"], mine["source"], **optional), fingerprint)
+        first += size
+    write_manifest(root, list(SIZES), fingerprint, dim=DIM)
+
+
+def open_store(root, **changes) -> FeatureStore:
+    return FeatureStore(root, {**FINGERPRINT, **changes}, REMEDY)
+
+
+@pytest.fixture
+def root(tmp_path, arrays):
+    write(tmp_path / "store", arrays)
+    return tmp_path / "store"
+
+
+def test_round_trip_of_rows_across_shards(root, arrays):
+    store = open_store(root)
+    assert len(store) == N and store.starts.tolist() == [0, 5, 6, 13, 17] and store.has_bank and store.has_labels
+    np.testing.assert_array_equal(store.sources, arrays["source"])
+    rng = np.random.default_rng(1)
+    for ids in (np.arange(N), np.array([16]), rng.integers(0, N, 40), np.array([0, 4, 5, 6, 12, 13, 16, 0])):
+        for kind in ("descriptors", "bank", "labels"):
+            rows = store.rows(kind, ids)
+            assert rows.dtype == arrays[kind].dtype
+            np.testing.assert_array_equal(rows, arrays[kind][ids])
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 6, 7, 13, N - 1, N, 1000])
+def test_blocks_in_order_are_the_descriptors(root, arrays, size):
+    store = open_store(root)
+    blocks = list(store.blocks(size))
+    assert [first for first, _ in blocks] == list(range(0, N, size))
+    assert all(len(rows) == min(size, N - first) for first, rows in blocks)
+    np.testing.assert_array_equal(np.concatenate([rows for _, rows in blocks]), arrays["descriptors"])
+
+
+def test_descriptors_alone(tmp_path, arrays):
+    write(tmp_path / "store", arrays, kinds=())
+    store = open_store(tmp_path / "store")
+    assert not store.has_bank and not store.has_labels
+    np.testing.assert_array_equal(store.rows("descriptors", np.arange(N)), arrays["descriptors"])
+    with pytest.raises(UserError, match=r"damaged: .*train-00000\.bank\.npy.*--overwrite"):
+        store.rows("bank", np.array([0]))
+
+
+def test_a_bank_without_labels(tmp_path, arrays):
+    write(tmp_path / "store", arrays, kinds=("bank",))
+    store = open_store(tmp_path / "store")
+    assert store.has_bank and not store.has_labels
+
+
+def test_stale_inputs_are_named_each(root):
+    with pytest.raises(StaleInputError) as error:
+        open_store(root, **{"data.resolution": 64, "backbone.feature": "keys", "backbone.name": "resnet"})
+    text = str(error.value)
+    assert str(root) in text and text.endswith(REMEDY)
+    assert "  data.resolution: made with 32, now 64\n" in text
+    assert "  backbone.feature: made with None, now 'keys'\n" in text
+    assert "  backbone.name: made with 'vit', now 'resnet'\n" in text
+    assert "shards:" not in text
+
+
+@pytest.mark.parametrize("kind", ["descriptors", "source", "bank"])
+@pytest.mark.parametrize("how", ["missing", "cut", "rubbish"])
+def test_missing_and_damaged_arrays_name_the_remedy(root, kind, how):
+    path = root / f"train-00002.{kind}.npy"
+    if how == "missing":
+        path.unlink()
+    elif how == "cut":
+        os.truncate(path, path.stat().st_size - 3)
+    else:
+        path.write_bytes(b"no numpy file")
+    with pytest.raises(UserError, match="damaged: .*--overwrite"):
+        store = open_store(root)
+        store.rows(kind, np.array([0]))
+
+
+def test_an_unfinished_store_is_refused(root):
+    (root / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"the feature store not found: .*manifest\.json does not exist\. Make it again"):
+        open_store(root)
+
+
+def test_another_format_is_refused(root):
+    manifest = json.loads((root / "manifest.json").read_text())
+    (root / "manifest.json").write_text(json.dumps({**manifest, "format": "stego_dist.features/9"}))
+    with pytest.raises(UserError, match=r"'stego_dist\.features/9', expected 'stego_dist\.features/1'\. Make it again"):
+        open_store(root)
+
+
+def test_is_done(tmp_path, arrays):
+    root = tmp_path / "store"
+
+    def done(bank: bool, **changes: object) -> bool:
+        return is_done(root, "train-00001", {**FINGERPRINT, **changes}, bank, REMEDY)
+
+    assert not done(bank=False) and not done(bank=True)
+    write(root, arrays, kinds=())
+    assert done(bank=False) and not done(bank=True)
+    write(root, arrays)
+    assert done(bank=False) and done(bank=True)
+    for bank in (False, True):
+        with pytest.raises(StaleInputError, match=r"(?s)shard train-00001.*data\.resolution.*Make it again"):
+            done(bank, **{"data.resolution": 64})
+    (root / "parts" / "train-00001.json").write_text("{")
+    with pytest.raises(UserError, match="done-marker of shard train-00001 is damaged.*Make it again"):
+        done(bank=False)
+
+
+def test_the_marker_comes_last(tmp_path, arrays, monkeypatch):
+    """A shard whose arrays could not all be written does not count as done."""
+    written = []
+    save = np.save
+
+    def failing(file, array):
+        if len(written) == 2:
+            raise OSError("disk full")
+        written.append(array)
+        save(file, array)
+
+    monkeypatch.setattr(np, "save", failing)
+    with pytest.raises(OSError, match="disk full"):
+        write(tmp_path / "store", arrays)
+    assert len(written) == 2 and not is_done(tmp_path / "store", "train-00000", FINGERPRINT, False, REMEDY)
+    assert not list((tmp_path / "store").rglob("*.tmp"))

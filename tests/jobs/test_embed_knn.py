@@ -1,0 +1,245 @@
+"""Features and neighbour table over a real Ray cluster: the same files whatever the workers, and nothing twice."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from stego_dist.config import Config
+from stego_dist.data.manifest import ShardSet
+from stego_dist.data.samples import ShardSamples
+from stego_dist.engine.inputs import (
+    features_fingerprint,
+    knn_dir,
+    knn_fingerprint,
+    make_backbone,
+    open_store,
+    open_table,
+)
+from stego_dist.errors import StaleInputError, UserError
+from stego_dist.jobs import embed as embed_module
+from stego_dist.jobs.cluster import ray_cluster
+from stego_dist.jobs.embed import embed
+from stego_dist.jobs.knn import build_table
+from tests.tiny import build_shards, config_at
+
+pytestmark = pytest.mark.ray
+IMAGES = 12
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster():
+    with ray_cluster():
+        yield
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Shards, and the store with bank that one worker wrote."""
+    root = tmp_path_factory.mktemp("made")
+    build_shards(root, train=IMAGES, val=1)
+    embed(config_at(root, "features.workers=1"), bank=True)
+    return root
+
+
+@pytest.fixture
+def work(made, tmp_path) -> Path:
+    """A copy of it that a test may change."""
+    return Path(shutil.copytree(made, tmp_path / "work"))
+
+
+def state(folder: Path) -> dict[str, tuple[str, int, int]]:
+    """Content, inode and time of every file."""
+    stats = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    return {
+        str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), stat.st_ino, stat.st_mtime_ns)
+        for path, stat in stats
+    }
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {name: sha for name, (sha, _, _) in state(folder).items()}
+
+
+def fingerprint_of(config: Config) -> dict[str, object]:
+    return features_fingerprint(config, ShardSet.open(config.data.shards), make_backbone(config))
+
+
+def forbid_workers(monkeypatch) -> None:
+    for name in ("embed", "knn"):
+        monkeypatch.setattr(f"stego_dist.jobs.{name}.run_on_workers", lambda *a, **k: pytest.fail("work was done again"))
+
+
+def test_the_store_holds_what_the_backbone_gives(made):
+    config = config_at(made)
+    store = open_store(config, fingerprint_of(config))
+    samples = ShardSamples(ShardSet.open(config.data.shards), "train")
+    backbone = make_backbone(config)
+    assert len(store) == len(samples) == IMAGES and len(store.shards) == 5
+    np.testing.assert_array_equal(store.sources, samples.source)
+    images, labels = zip(*(samples.view(i, 32, "bilinear") for i in range(IMAGES)))
+    feats = backbone(torch.stack(images)).numpy()
+    ids = np.arange(IMAGES)
+    np.testing.assert_array_equal(store.rows("labels", ids), torch.stack(labels).numpy())
+    bank = store.rows("bank", ids)
+    assert bank.shape == (IMAGES, 24, 4, 4) and bank.dtype == np.float16
+    np.testing.assert_allclose(bank, feats, rtol=2e-3, atol=1e-3)
+    mean = feats.astype(np.float64).mean((2, 3))
+    expected = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    np.testing.assert_allclose(store.rows("descriptors", ids), expected, atol=1e-5)
+
+
+def test_two_workers_write_the_same_bytes(made, work):
+    shutil.rmtree(work / "features")
+    fingerprint = embed(config_at(work, "features.workers=2"), bank=True)
+    assert contents(work / "features") == contents(made / "features")
+    assert fingerprint == fingerprint_of(config_at(made))
+    assert not list((work / "features").rglob("*.tmp"))
+
+
+def test_what_is_done_is_not_done_again(work, monkeypatch):
+    config = config_at(work, "features.workers=2")
+    before = state(work / "features")
+    # as after a kill: one shard without its marker and with a file less, and no manifest
+    (work / "features" / "parts" / "train-00002.json").unlink()
+    (work / "features" / "train-00002.bank.npy").unlink()
+    (work / "features" / "manifest.json").unlink()
+    embed(config, bank=True)
+    after = state(work / "features")
+    assert {name: sha for name, (sha, _, _) in after.items()} == {name: sha for name, (sha, _, _) in before.items()}
+    rewritten = {name for name in after if after[name] != before[name]}
+    assert rewritten == {
+        "manifest.json", "parts/train-00002.json", *(f"train-00002.{kind}.npy" for kind in ("bank", "descriptors",
+        "labels", "source")),
+    }  # fmt: skip
+    forbid_workers(monkeypatch)
+    embed(config, bank=True)
+    embed(config, bank=False)
+
+
+def test_a_store_without_bank_is_completed(work, made):
+    shutil.rmtree(work / "features")
+    config = config_at(work, "features.workers=1")
+    embed(config, bank=False)
+    assert not open_store(config, fingerprint_of(config)).has_bank
+    without = contents(work / "features")
+    assert {n: s for n, s in without.items() if n.endswith("descriptors.npy")} == {
+        n: s for n, s in contents(made / "features").items() if n.endswith("descriptors.npy")
+    }
+    embed(config, bank=True)
+    assert contents(work / "features") == contents(made / "features")
+
+
+@pytest.mark.parametrize(
+    ("override", "field", "then", "now"),
+    [
+        ("data.resolution=40", "data.resolution", "32", "40"),
+        ("backbone.feature=keys", "backbone.feature", "'feat'", "'keys'"),
+        ("backbone.options.num_heads=4", "backbone.options", "2", "4"),  # the weights are the same
+    ],
+)
+def test_a_changed_setting_is_refused_by_name(work, override, field, then, now):
+    before = state(work / "features")
+    config = config_at(work, override)
+    for attempt in (lambda: embed(config, bank=True), lambda: open_store(config, fingerprint_of(config))):
+        with pytest.raises(StaleInputError, match=rf"(?s)  {field}: made with .*{then}.*, now .*{now}.*--overwrite"):
+            attempt()
+    assert state(work / "features") == before
+
+
+def test_overwrite_replaces_what_was_made_from_something_else(work):
+    config = config_at(work, "data.resolution=40", "features.workers=1")
+    embed(config, bank=True, overwrite=True)
+    assert open_store(config, fingerprint_of(config)).rows("bank", np.arange(IMAGES)).shape == (IMAGES, 24, 5, 5)
+
+
+def test_a_corrupt_sample_is_named_with_its_shard(work):
+    config = config_at(work, "features.workers=2")
+    shutil.rmtree(work / "features")
+    samples = ShardSamples(ShardSet.open(config.data.shards), "train")
+    i = int(samples.shard_starts[3])
+    tar = samples.shard_set.tar(samples.split.shards[3])
+    offset, size = (int(v) for v in samples._spans[".jpg"][i])
+    data = bytearray(tar.read_bytes())
+    data[offset : offset + size] = bytes(size)
+    tar.write_bytes(data)
+    with pytest.raises(UserError) as error:
+        embed(config, bank=False)
+    text = str(error.value)
+    assert f"{tar}: sample {samples.key(i)}.jpg" in text and "train-00003" in text and "Traceback" not in text
+    assert not (work / "features" / "manifest.json").exists()
+    assert not (work / "features" / "parts" / "train-00003.json").exists()
+
+
+def test_a_bank_that_does_not_fit_is_refused_before_it_is_begun(work, monkeypatch):
+    shutil.rmtree(work / "features")
+    config = config_at(work, "features.workers=1")
+    wanted = IMAGES * (24 * 4 * 4 * 2 + 32 * 32)
+    real = os.statvfs(work)
+
+    def free(size: int) -> None:
+        fake = os.statvfs_result((1, 1, real.f_blocks, size, size, *tuple(real)[5:10]))
+        monkeypatch.setattr(embed_module.os, "statvfs", lambda path: fake)
+
+    free(wanted - 1)
+    with pytest.raises(UserError, match=r"features\.dir=.*the bank needs .* GiB are free; .*train\.features=online"):
+        embed(config, bank=True)
+    assert not (work / "features").exists()
+    free(wanted)
+    embed(config, bank=True)
+    free(0)  # nothing is left to write
+    embed(config, bank=True)
+
+
+def test_the_table_is_a_brute_force_over_the_descriptors(work):
+    config = config_at(work, "features.workers=2", "knn.block=5")
+    fingerprint = fingerprint_of(config)
+    assert build_table(config, fingerprint) == knn_dir(config)
+    feats = open_store(config, fingerprint).rows("descriptors", np.arange(IMAGES)).astype(np.float64)
+    dots = feats @ feats.T
+    np.fill_diagonal(dots, 2)  # itself first
+    table = open_table(config, fingerprint)
+    np.testing.assert_array_equal(table.rows(np.arange(IMAGES)), np.argsort(-dots, 1)[:, : config.knn.k])
+    np.fill_diagonal(dots, (feats * feats).sum(1))
+    expected = np.take_along_axis(dots, table.rows(np.arange(IMAGES)), 1)
+    np.testing.assert_allclose(table.similarities(np.arange(IMAGES)), expected, atol=1e-6)
+
+
+def test_workers_blocks_and_backends_do_not_change_the_table(work, monkeypatch):
+    fingerprint = fingerprint_of(config_at(work))
+    written = []
+    for overrides in (["features.workers=1", "knn.backend=faiss"], ["features.workers=2", "knn.backend=torch", "knn.block=3"]):
+        config = config_at(work, *overrides)
+        build_table(config, fingerprint, overwrite=True)
+        written.append(contents(knn_dir(config)))
+    assert written[0] == written[1] and len(written[0]) == 1 + 3 * 5
+    forbid_workers(monkeypatch)
+    before = state(knn_dir(config) / "parts")
+    build_table(config, fingerprint)
+    assert state(knn_dir(config) / "parts") == before
+
+
+def test_a_stale_table_is_refused_by_name(work):
+    fingerprint = fingerprint_of(config_at(work))
+    build_table(config_at(work, "features.workers=1"), fingerprint)
+    changed = config_at(work, "knn.k=7", "knn.exclude_same_image=true")
+    for attempt in (lambda: build_table(changed, fingerprint), lambda: open_table(changed, fingerprint)):
+        with pytest.raises(StaleInputError, match=r"(?s)knn\.exclude_same_image: made with False, now True\n.*knn\.k: made with 5, now 7\n.*--overwrite"):  # fmt: skip  # noqa: E501
+            attempt()
+    build_table(changed, fingerprint, overwrite=True)
+    assert open_table(changed, fingerprint).rows(np.array([0])).shape == (1, 7)
+
+
+def test_a_table_needs_a_store(work):
+    config = config_at(work)
+    fingerprint = fingerprint_of(config)
+    shutil.rmtree(work / "features")
+    with pytest.raises(UserError, match=r"feature store not found: .*stego-dist knn build CONFIG"):
+        build_table(config, fingerprint)
+    assert knn_fingerprint(config, fingerprint)["knn.k"] == config.knn.k

@@ -1,0 +1,92 @@
+"""Spherical k-means against a plain one in numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stego_dist.errors import UserError
+from stego_dist.knn.kmeans import spherical_kmeans
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def objective(points: np.ndarray, centres: np.ndarray) -> float:
+    """Mean cosine of each point to its centre."""
+    return float((unit(points.astype(np.float64)) @ unit(centres.astype(np.float64)).T).max(1).mean())
+
+
+def plain_kmeans(points: np.ndarray, k: int, restarts: int, iterations: int, seed: int) -> np.ndarray:
+    rng, points = np.random.default_rng(seed), unit(points.astype(np.float64))
+    best = None
+    for _ in range(restarts):
+        centres = points[rng.choice(len(points), k, replace=False)]
+        for _ in range(iterations):
+            assigned = (points @ centres.T).argmax(1)
+            sums = np.stack([points[assigned == c].sum(0) if (assigned == c).any() else centres[c] for c in range(k)])
+            centres = unit(sums)
+        if best is None or objective(points, centres) > objective(points, best):
+            best = centres
+    return best
+
+
+def blobs(k: int = 5, each: int = 60, dim: int = 12, spread: float = 0.05, seed: int = 0):
+    """Points of very different lengths around k orthogonal directions."""
+    rng = np.random.default_rng(seed)
+    directions = np.linalg.qr(rng.standard_normal((dim, dim)))[0][:k]
+    points = np.repeat(directions, each, 0) + spread * rng.standard_normal((k * each, dim))
+    lengths = rng.uniform(0.01, 100, (k * each, 1))
+    return directions, (points * lengths).astype(np.float32)[rng.permutation(k * each)]
+
+
+def test_well_separated_directions_are_found_whatever_the_lengths():
+    directions, points = blobs()
+    centres = spherical_kmeans(points, 5, restarts=10, iterations=20, seed=0)
+    assert centres.shape == (5, 12) and centres.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(centres, axis=1), 1, atol=1e-5)
+    cosines = directions @ centres.T
+    assert sorted(cosines.argmax(1)) == list(range(5)) and cosines.max(1).min() > 0.99
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_objective_is_as_good_as_a_plain_one(seed):
+    points = np.random.default_rng(seed).standard_normal((300, 5)).astype(np.float32)
+    ours = objective(points, spherical_kmeans(points, 8, restarts=10, iterations=30, seed=seed))
+    plain = objective(points, plain_kmeans(points, 8, restarts=10, iterations=30, seed=seed))
+    one_start = objective(points, plain_kmeans(points, 8, restarts=1, iterations=1, seed=seed))
+    assert ours > plain - 0.01 and ours > one_start + 0.01
+
+
+def test_centres_are_fixed_points():
+    """After enough iterations every centre is the direction of the sum of its points."""
+    _, points = blobs(spread=0.2)
+    centres = spherical_kmeans(points, 5, restarts=5, iterations=60, seed=1)
+    normed = unit(points)
+    assigned = (normed @ centres.T).argmax(1)
+    again = unit(np.stack([normed[assigned == c].sum(0) for c in range(5)]))
+    np.testing.assert_allclose(again, centres, atol=1e-4)
+
+
+def test_seeds():
+    points = np.random.default_rng(0).standard_normal((200, 6)).astype(np.float32)
+    arguments = {"restarts": 2, "iterations": 5}
+    first = spherical_kmeans(points, 7, seed=4, **arguments)
+    np.testing.assert_array_equal(first, spherical_kmeans(points, 7, seed=4, **arguments))
+    assert not np.array_equal(first, spherical_kmeans(points, 7, seed=5, **arguments))
+
+
+def test_the_points_are_left_alone():
+    _, points = blobs()
+    before = points.copy()
+    spherical_kmeans(points, 5, restarts=1, iterations=2, seed=0)
+    np.testing.assert_array_equal(points, before)
+
+
+def test_too_few_points():
+    points = np.eye(4, dtype=np.float32)
+    with pytest.raises(UserError, match=r"4 points are fewer than the 5 clusters asked for \(clusters\.count\)"):
+        spherical_kmeans(points, 5, restarts=1, iterations=2, seed=0)
+    centres = spherical_kmeans(points, 4, restarts=1, iterations=2, seed=0)
+    np.testing.assert_allclose(np.sort(centres @ points.T, 1)[:, -1], 1, atol=1e-6)
