@@ -13,7 +13,14 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 PLAIN_INTERVAL_S = 5.0
 
@@ -68,7 +75,8 @@ class _PlainBar:
         self.last = now
         rate = (self.done - self.first) / max(now - self.start, 1e-9)
         eta = (self.total - self.done) / max(rate, 1e-9)
-        say(f"{self.title} {self.done}/{self.total} · {rate:.1f} {self.unit}/s · ETA {eta:.0f} s {_detail(fields)}".rstrip())
+        line = f"{self.title} {self.done}/{self.total} · {rate:.1f} {self.unit}/s · ETA {eta:.0f} s"
+        say(f"{line} {_detail(fields)}".rstrip())
 
 
 class _NoBar:

@@ -16,7 +16,12 @@ def command(processes: int, *arguments: str) -> list[str]:
     """The command line for so many processes."""
     if processes == 1:
         return [sys.executable, "-m", "stego_dist", *arguments]
-    launcher = ["--config_file", str(REPO / "launchers" / "accelerate" / "cpu.yaml"), "--num_processes", str(processes)]
+    launcher = [
+        "--config_file",
+        str(REPO / "launchers" / "accelerate" / "cpu.yaml"),
+        "--num_processes",
+        str(processes),
+    ]
     return [*LAUNCH, *launcher, "-m", "stego_dist", *arguments]
 
 
@@ -28,7 +33,12 @@ def environment() -> dict[str, str]:
 def stego(processes: int, *arguments: str, check: bool = True, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     """Run to the end; on an unexpected failure show what it printed."""
     done = subprocess.run(
-        command(processes, *arguments), capture_output=True, text=True, env=environment(), check=False, **kwargs
+        command(processes, *arguments),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=False,
+        **kwargs,
     )
     if check and done.returncode:
         raise AssertionError(f"exit code {done.returncode}\n{done.stdout[-3000:]}\n{done.stderr[-6000:]}")

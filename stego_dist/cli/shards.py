@@ -36,9 +36,7 @@ def add_parser(verbs: Any) -> None:
     subs = shards.add_subparsers(dest="action", metavar="ACTION", required=True)
 
     def add(name: str, help: str, epilog: str, run: Callable[[argparse.Namespace], int]) -> Any:
-        parser = subs.add_parser(
-            name, help=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
+        parser = subs.add_parser(name, help=help, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.set_defaults(run=run)
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
         return parser
@@ -59,9 +57,7 @@ def add_parser(verbs: Any) -> None:
         "--on-error", choices=("fail", "skip"), default="fail", help="what an unreadable file does (fail)"
     )
     build.add_argument("--overwrite", action="store_true", help="begin anew: remove the shards in --out")
-    build.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: one a CPU; 1 for few images)"
-    )
+    build.add_argument("--workers", type=int, metavar="N", help="processes (default: one a CPU; 1 for few images)")
 
     verify = add("verify", "check every file", "example: stego-dist shards verify DIR", run_verify)
     verify.add_argument("dir", type=Path, metavar="DIR", help="a shard set")
@@ -209,16 +205,12 @@ def _print(shard_set: ShardSet, as_json: bool) -> None:
     for split in manifest.splits:
         counts = (split.num_images, manifest.options["crops"], split.num_samples, split.rejected)
         labels = "yes" if split.labelled else "no"
-        table.add_row(
-            split.name, *map(str, counts), labels, str(len(split.shards)), f"{split.bytes / 1e6:.1f}"
-        )
+        table.add_row(split.name, *map(str, counts), labels, str(len(split.shards)), f"{split.bytes / 1e6:.1f}")
     console.out.print(table)
     labelled = [split for split in manifest.splits if split.labelled]
     if not labelled:
         return
-    shares = Table(
-        "id", "class", *(f"{split.name} %" for split in labelled), title="share of labelled pixels"
-    )
+    shares = Table("id", "class", *(f"{split.name} %" for split in labelled), title="share of labelled pixels")
     for i, (name, (red, green, blue)) in enumerate(zip(shard_set.classes, shard_set.palette)):
         parts = [f"{100 * s.class_pixels[i] / max(1, sum(s.class_pixels)):.2f}" for s in labelled]
         shares.add_row(str(i), f"[rgb({red},{green},{blue})]■[/] {name}", *parts)

@@ -105,12 +105,11 @@ def _sentences(item: dict[str, Any]) -> Iterable[str]:
 
 
 def _similar(loc: tuple[Any, ...]) -> str:
-    section: Any = Config
+    section: type[BaseModel] = Config
     for part in loc[:-1]:
-        field = section.model_fields.get(part) if isinstance(section, type) else None
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return "nothing is known below it."
-        section = field.annotation
+        inner = section.model_fields[str(part)].annotation
+        assert isinstance(inner, type) and issubclass(inner, BaseModel)  # only a section refuses keys
+        section = inner
     close = difflib.get_close_matches(str(loc[-1]), section.model_fields, n=1, cutoff=0.5)
     known = ", ".join(section.model_fields)
     return f"did you mean {close[0]}?" if close else f"known here: {known}."

@@ -72,8 +72,7 @@ class Card(BaseModel):
             return value
         items = [{"name": item} if isinstance(item, str) else item for item in value]
         return [
-            {"colour": generated_colour(i), **item} if isinstance(item, dict) else item
-            for i, item in enumerate(items)
+            {"colour": generated_colour(i), **item} if isinstance(item, dict) else item for i, item in enumerate(items)
         ]
 
     @model_validator(mode="after")
@@ -120,9 +119,7 @@ def load_card(name_or_path: str | Path) -> Card:
         path = known[text]
     value = read_yaml(path, "dataset card")
     if not isinstance(value, dict):
-        raise UserError(
-            f"dataset card {path} must hold fields (name: …, images: …), not a {type(value).__name__}"
-        )
+        raise UserError(f"dataset card {path} must hold fields (name: …, images: …), not a {type(value).__name__}")
     return _validate(value, f"dataset card {path}")
 
 
@@ -143,17 +140,13 @@ def source_classes(card: Card, root: Path) -> Card:
         return card
     value = read_yaml(path, "list of classes")
     if not isinstance(value, list):
-        raise UserError(
-            f"{path} must be a YAML list of names or of {{name, colour}}, in the order of their ids"
-        )
+        raise UserError(f"{path} must be a YAML list of names or of {{name, colour}}, in the order of their ids")
     return card.with_classes(value, str(path))
 
 
 def generated_colour(index: int) -> tuple[int, int, int]:
     """A colour for class `index`; neighbours differ much in hue."""
-    red, green, blue = colorsys.hsv_to_rgb(
-        index * 0.618034 % 1, (0.85, 0.5)[index // 2 % 2], (0.95, 0.7)[index % 2]
-    )
+    red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, (0.85, 0.5)[index // 2 % 2], (0.95, 0.7)[index % 2])
     return round(255 * red), round(255 * green), round(255 * blue)
 
 

@@ -104,9 +104,7 @@ class ShardSet:
         value = read_json(root / "manifest.json", "shard set", remedy)
         found = value.get("format") if isinstance(value, dict) else None
         if found != FORMAT:
-            raise UserError(
-                f"{root / 'manifest.json'} has format {found!r}; this version reads {FORMAT!r}. {remedy}"
-            )
+            raise UserError(f"{root / 'manifest.json'} has format {found!r}; this version reads {FORMAT!r}. {remedy}")
         try:
             return cls(root, Manifest.model_validate(value))
         except ValidationError as error:

@@ -7,8 +7,8 @@ Slot i of every global batch is fed by lane i. In an epoch
    left out of this epoch; with fewer samples than slots the sequence repeats);
 3. inside a lane, consecutive windows are shuffled.
 
-A lane is a few runs of consecutive samples of a few shards, so it can be streamed; a rank owns the lanes of its slots and
-reads no other. World size, workers and restarts do not enter.
+A lane is a few runs of consecutive samples of a few shards, so it can be streamed; a rank owns the lanes of its slots
+and reads no other. World size, workers and restarts do not enter.
 """
 
 from __future__ import annotations

@@ -129,9 +129,7 @@ def _samples(task: PackTask, source: Source) -> list[tuple[bytes, NDArray[np.uin
         cut = None if label is None else label[top:bottom, left:right]
         return jpeg, cut, {"box": box, "size": image.size}
 
-    return [
-        sample(box) for box in crop_boxes(*image.size, options.crops, options.ratio, options.seed, source.key)
-    ]
+    return [sample(box) for box in crop_boxes(*image.size, options.crops, options.ratio, options.seed, source.key)]
 
 
 def _encode(image: Image.Image, kind: str, **params: Any) -> bytes:
@@ -165,19 +163,13 @@ def finish_build(plan: BuildPlan, records: Iterable[Record]) -> Manifest:
         if seen.size:
             card = card.with_classes([f"class_{i}" for i in range(int(seen[-1]) + 1)], "the labels")
     splits = [_split(name, mine, pixels[name], card.num_classes or 0) for name, mine in parts.items()]
-    manifest = Manifest(
-        tool=f"stego-dist {__version__}", card=card, options=asdict(plan.options), splits=splits
-    )
+    manifest = Manifest(tool=f"stego-dist {__version__}", card=card, options=asdict(plan.options), splits=splits)
     manifest = manifest.model_copy(update={"checksum": manifest.content_digest()})
-    rejected = [
-        {"split": split, **entry} for split, mine in parts.items() for p in mine for entry in p["rejected"]
-    ]
+    rejected = [{"split": split, **entry} for split, mine in parts.items() for p in mine for entry in p["rejected"]]
     with atomic_path(plan.out / "rejected.jsonl") as tmp:
         tmp.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in rejected), "utf-8")
     if rejected:
-        console.warn(
-            f"{len(rejected)} images were left out; {plan.out / 'rejected.jsonl'} says which and why"
-        )
+        console.warn(f"{len(rejected)} images were left out; {plan.out / 'rejected.jsonl'} says which and why")
     for left in (*plan.out.glob(".*.tmp"), *plan.out.glob("parts/.*.tmp")):
         if left.name.split(".")[1] in by_name:  # of a builder that was killed
             left.unlink()

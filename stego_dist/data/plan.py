@@ -109,14 +109,10 @@ def plan_build(
         pairs = find_pairs(card, source, split, options.on_error)
         expected = (card.expected or {}).get(split, len(pairs))
         if expected != len(pairs):
-            console.warn(
-                f"split {split} of {card.name} has {len(pairs)} images in {source}, expected {expected}"
-            )
+            console.warn(f"split {split} of {card.name} has {len(pairs)} images in {source}, expected {expected}")
         listing = [_listing(i, pair) for i, pair in enumerate(pairs)]
         crops, area = (1, 1.0) if options.crops == "none" else (5, options.ratio**2)
-        estimate = crops * sum(
-            round(entry[2] * area + entry[4] * area) + _SAMPLE_OVERHEAD for entry in listing
-        )
+        estimate = crops * sum(round(entry[2] * area + entry[4] * area) + _SAMPLE_OVERHEAD for entry in listing)
         count = min(len(pairs), max(math.ceil(estimate / options.shard_bytes), options.min_shards))
         total += estimate
         labelled = any(pair.label for pair in pairs)

@@ -45,9 +45,7 @@ class ShardSamples:
         """(N,) running number of the source image in the split's listing; rejected images leave gaps."""
         self.crop: NDArray[np.int16] = joined["crop"]
         """(N,) number of the crop of its source image."""
-        self.shard_starts: NDArray[np.int64] = np.cumsum(
-            [0, *(s.samples for s in self.split.shards)], dtype=np.int64
-        )
+        self.shard_starts: NDArray[np.int64] = np.cumsum([0, *(s.samples for s in self.split.shards)], dtype=np.int64)
         """(shards + 1,) index of every shard's first sample, and N."""
         self._spans = {".jpg": joined["image"], ".label.png": joined["label"]}
         self._names: tuple[int, NDArray[np.str_]] | None = None
@@ -89,9 +87,7 @@ class ShardSamples:
 
         Raises UserError naming shard and sample when either cannot be read.
         """
-        image = to_training_view(
-            open_image(self.image_bytes(i), self.describe(i, ".jpg")), resolution, resize
-        )
+        image = to_training_view(open_image(self.image_bytes(i), self.describe(i, ".jpg")), resolution, resize)
         data = self.label_bytes(i)
         if data is None:
             return image, None

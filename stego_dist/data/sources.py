@@ -61,9 +61,7 @@ def find_pairs(card: Card, root: Path, split: str, on_error: OnError = "fail") -
         )
     images = _by_key(folder, IMAGE_SUFFIXES)
     if not images:
-        raise UserError(
-            f"split {split}: no images in {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})"
-        )
+        raise UserError(f"split {split}: no images in {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
     label_folder = _fill(card.labels, card, root, split) if card.labels else None
     if label_folder is None or not label_folder.is_dir():
         return [Source(path, None, key) for key, path in sorted(images.items())]
@@ -95,9 +93,7 @@ def _by_key(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
             if not _is_unicode(key):
                 raise UserError(f"the file name {str(path)!r} is not valid UTF-8; rename it")
             if key in found:
-                raise UserError(
-                    f"two files are called {key!r}: {found[key]} and {path}; rename or remove one"
-                )
+                raise UserError(f"two files are called {key!r}: {found[key]} and {path}; rename or remove one")
             found[key] = path
     return found
 
@@ -158,22 +154,14 @@ def open_label(source: Path, card: Card, size: tuple[int, int]) -> NDArray[np.ui
     """
     image = _decode(read_file(source), str(source))
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
-        raise UserError(
-            f"{source}: a label map must hold one id a pixel (grey or palette), not {image.mode} colours"
-        )
+        raise UserError(f"{source}: a label map must hold one id a pixel (grey or palette), not {image.mode} colours")
     if image.size != size:
-        raise UserError(
-            f"{source}: the label map is {image.size[0]}×{image.size[1]}, its image {size[0]}×{size[1]}"
-        )
+        raise UserError(f"{source}: the label map is {image.size[0]}×{image.size[1]}, its image {size[0]}×{size[1]}")
     raw = np.asarray(image, dtype=np.int32)
     mapped = _lookup(card)[raw.clip(-1, _RAW_IDS)]
     if (mapped < 0).any():
         wrong = np.unique(raw[mapped < 0]).tolist()
-        known = (
-            sorted(card.label_map)
-            if card.label_map is not None
-            else f"0 to {(card.num_classes or IGNORED) - 1}"
-        )
+        known = sorted(card.label_map) if card.label_map is not None else f"0 to {(card.num_classes or IGNORED) - 1}"
         raise UserError(
             f"{source}: ids {wrong[:10]}{' …' if len(wrong) > 10 else ''} are not in card {card.name}; "
             f"allowed: {known}; ignored: {sorted({*card.ignored, IGNORED})}"

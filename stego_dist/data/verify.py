@@ -32,9 +32,7 @@ PROCESS_BYTES = 2**28
 """Tars for which another process is worth its start."""
 
 
-def verify(
-    shard_set: ShardSet, decode: int | Literal["all"] = "all", workers: int | None = None
-) -> list[str]:
+def verify(shard_set: ShardSet, decode: int | Literal["all"] = "all", workers: int | None = None) -> list[str]:
     """Check every file of a shard set; of each shard decode `decode` samples, spread evenly, or all.
 
     Runs in `workers` processes; 1: here; default: one a CPU, but not for less than PROCESS_BYTES of tars.

@@ -37,14 +37,19 @@ def features_online(config: Config, samples: ShardSamples, backbone: Backbone, d
 
     def features(ids: Ids) -> Tensor:
         views = [samples.view(int(i), config.data.resolution, config.data.image_resize)[0] for i in ids]
-        return backbone(torch.stack(views).to(device)).float()
+        feats: Tensor = backbone(torch.stack(views).to(device)).float()
+        return feats
 
     return features
 
 
 @torch.no_grad()
 def draw_codes(
-    config: Config, accelerator: Accelerator, count: int, features: FeaturesOf, encode: Callable[[Tensor], Tensor]
+    config: Config,
+    accelerator: Accelerator,
+    count: int,
+    features: FeaturesOf,
+    encode: Callable[[Tensor], Tensor],
 ) -> NDArray[np.float32]:
     """Codes (P, D) of a sample of the `count` training images, in the order of the images; the same on all ranks.
 

@@ -84,8 +84,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate on data.eval_split. `clusters`: which centres of the segmenter hold something ("kmeans", "learned").
 
-    Every rank calls it; the full result is on the main process. Raises UserError for unreadable samples and a resolution
-    that does not fit the backbone.
+    Every rank calls it; the full result is on the main process. Raises UserError for unreadable samples and a
+    resolution that does not fit the backbone.
     """
     start = time.perf_counter()
     e = config.eval
@@ -153,9 +153,7 @@ def _refined_names(crf: str, headline: str, names: list[str]) -> list[str]:
     return [name for name in wanted if name in names]
 
 
-def _panel(
-    name: str, image: Tensor, labels: Tensor | None, maps: Maps, names: list[str], place: int
-) -> Panel:
+def _panel(name: str, image: Tensor, labels: Tensor | None, maps: Maps, names: list[str], place: int) -> Panel:
     predictions = {kind: maps.argmax(kind)[place].to(torch.int16).cpu().numpy() for kind in names}
     label = None if labels is None else labels[place].cpu().numpy()
     return Panel(name, image.permute(1, 2, 0).cpu().numpy(), label, predictions)

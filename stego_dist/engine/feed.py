@@ -1,13 +1,13 @@
 """Joins anchors, neighbours, labels and features into batches; online or from the bank, one interface.
 
-A rank's batch holds the slots of its groups, in order. Anchors come from the stream (online) or from the same order's ids
-(bank); the neighbour of each is drawn from the table by (seed, step, group), so both feeds give the same samples.
+A rank's batch holds the slots of its groups, in order. Anchors come from the stream (online) or from the same order's
+ids (bank); the neighbour of each is drawn from the table by (seed, step, group), so both feeds give the same samples.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -46,8 +46,10 @@ class Batch:
 
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{k: v if v is None else v.to(device, non_blocking=True) for k, v in moved.items()})
+        return type(self)(*(None if t is None else t.to(device, non_blocking=True) for t in self._columns()))  # type: ignore[arg-type]
+
+    def _columns(self) -> tuple[Tensor | None, ...]:
+        return self.ids, self.neighbour_ids, self.anchors, self.neighbours, self.labels
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,9 @@ class NeighbourDraw:
         usable = torch.from_numpy((rows[:, 1:] >= 0).sum(1))
         highest = torch.ones(len(groups) * self.group_size, dtype=torch.int64)
         highest[inside] = usable.clamp(min=1)
-        ranks = draw_neighbour_ranks(
-            seed=self.seed, step=step, groups=groups, size=self.group_size, highest=highest
-        )[inside]
+        ranks = draw_neighbour_ranks(seed=self.seed, step=step, groups=groups, size=self.group_size, highest=highest)[
+            inside
+        ]
         chosen: Ids = rows[np.arange(len(ids)), torch.minimum(ranks, usable).numpy()]
         return chosen
 
@@ -141,7 +143,7 @@ class OnlineFeed:
             for part in parts:
                 if isinstance(part, UserError):
                     raise part
-            yield Batch(*(None if column[0] is None else torch.cat(column) for column in zip(*parts)))
+            yield Batch(*(None if column[0] is None else torch.cat(column) for column in zip(*parts)))  # type: ignore[arg-type]
 
 
 class _LaneShare(IterableDataset[tuple[Tensor | None, ...] | UserError]):

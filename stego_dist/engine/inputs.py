@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 
+from stego_dist import __version__
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
+from stego_dist.engine.step import LossSettings
+from stego_dist.errors import ConfigError
 from stego_dist.features.store import FeatureStore
 from stego_dist.knn.table import KnnTable
 from stego_dist.models.backbone import Backbone
 from stego_dist.models.segmenter import Segmenter
-from stego_dist.rundir import Fingerprint
+from stego_dist.rundir import Fingerprint, code_revision
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -49,8 +54,6 @@ def make_segmenter(config: Config, dim: int, shard_set: ShardSet) -> Segmenter:
 
 def cluster_count(config: Config, shard_set: ShardSet) -> int:
     """clusters.count, or the number of classes of the shard set. Raises UserError when neither is known."""
-    from stego_dist.errors import ConfigError
-
     count = config.clusters.count or shard_set.num_classes
     if not count:
         raise ConfigError(
@@ -102,13 +105,6 @@ def open_table(config: Config, fingerprint: Fingerprint) -> KnnTable:
 
 def provenance(config: Config, shard_set: ShardSet, backbone: Backbone) -> dict[str, Any]:
     """What a run is made of, for its record."""
-    import platform
-
-    import timm
-
-    from stego_dist import __version__
-    from stego_dist.rundir import code_revision
-
     return {
         "stego_dist": __version__,
         "code_revision": code_revision(),
@@ -118,3 +114,33 @@ def provenance(config: Config, shard_set: ShardSet, backbone: Backbone) -> dict[
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
         "inputs": features_fingerprint(config, shard_set, backbone),
     }
+
+
+def share_of_rank(config: Config, rank: int, ranks: int) -> tuple[range, range]:
+    """A rank's slots of the global batch and its groups. Raises ConfigError saying how many ranks would fit."""
+    groups, size = config.groups, config.loss.group_size
+    if groups % ranks:
+        fitting = " or ".join(str(n) for n in range(1, groups + 1) if groups % n == 0)
+        raise ConfigError(
+            f"train.batch_size: {config.train.batch_size} images are {groups} group(s) of {size} "
+            f"(loss.group_size), which {ranks} processes can't share; with this batch use {fitting} process(es), "
+            f"or set train.batch_size to a multiple of {size * ranks}"
+        )
+    each = groups // ranks
+    mine = range(rank * each, (rank + 1) * each)
+    return range(mine.start * size, mine.stop * size), mine
+
+
+def loss_settings(config: Config) -> LossSettings:
+    """The coefficients that the training step takes."""
+    loss = config.loss
+    pairs = (loss.self_pair, loss.knn_pair, loss.random_pair)
+    weights, shifts = tuple(p.weight for p in pairs), tuple(p.shift for p in pairs)
+    return LossSettings(
+        (weights[0], weights[1], weights[2]),
+        (shifts[0], shifts[1], shifts[2]),
+        loss.centring,
+        loss.clamp,
+        config.train.linear_stride,
+        loss.contrastive_crf_weight,
+    )

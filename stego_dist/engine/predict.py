@@ -1,7 +1,7 @@
 """Maps of one batch: cluster and class predictions at the size of the labels, before and after the CRF.
 
-The order of work is the published one up to algebra: a linear probe commutes with bilinear resizing, and the winner of a
-cosine does not depend on the code's norm, so K maps are resized instead of the code.
+The order of work is the published one up to algebra: a linear probe commutes with bilinear resizing, and the winner of
+a cosine does not depend on the code's norm, so K maps are resized instead of the code.
 """
 
 from __future__ import annotations

@@ -48,6 +48,6 @@ def _check_backbone(run: RunDir, digest: str) -> None:
     trained = read_json(run.provenance, "the run's provenance", "Train the run again.")["inputs"]["backbone weights"]
     if trained != digest:
         raise StaleInputError(
-            f"{run.root} was trained on a backbone with other weights (sha256 {trained[:12]}… then, {digest[:12]}… now); "
-            "point backbone.weights to the file that it was trained with"
+            f"{run.root} was trained on a backbone with other weights (sha256 {trained[:12]}… then, {digest[:12]}… "
+            "now); point backbone.weights to the file that it was trained with"
         )

@@ -8,8 +8,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +18,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from stego_dist import console
-from stego_dist.config import Config, dump_config, load_config
+from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.order import Order
 from stego_dist.data.samples import ShardSamples
@@ -30,25 +28,23 @@ from stego_dist.engine.feed import BankFeed, Batch, Feed, NeighbourDraw, OnlineF
 from stego_dist.engine.inputs import (
     AUTOCAST,
     features_fingerprint,
+    loss_settings,
     make_backbone,
     make_segmenter,
     open_store,
     open_table,
     provenance,
+    share_of_rank,
 )
+from stego_dist.engine.record import append_metrics, drop_metrics_after, prepare_run_dir
 from stego_dist.engine.setup import StopFlag, make_accelerator, stop_on_signals
-from stego_dist.engine.step import LossSettings, TrainStep, count_labelled, parameter_groups, signed_labels
-from stego_dist.errors import ConfigError, UserError
+from stego_dist.engine.step import TrainStep, count_labelled, parameter_groups, signed_labels
+from stego_dist.errors import UserError
 from stego_dist.losses.draws import draw_step, generator
-from stego_dist.rundir import RunDir, atomic_path, check_fingerprint, write_json
+from stego_dist.rundir import RunDir, write_json
 
 SAVED = 75
 """Exit code: saved, to be resumed."""
-MAY_CHANGE = (
-    "run_dir", "data.workers", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
-    "features.workers", "features.batch_size", "knn.block", "knn.backend", "eval.",
-)  # fmt: skip
-"""Settings that may differ when a run is resumed."""
 
 
 def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> int:
@@ -61,7 +57,7 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> i
     with stop_on_signals() as stop:
         trainer = None
         try:
-            _prepare_run_dir(run, config, accelerator, resume, overwrite)
+            prepare_run_dir(run, config, accelerator, resume, overwrite)
             trainer = Trainer(config, run, accelerator, stop)
             return trainer.run_to_end()
         except BaseException as error:
@@ -85,13 +81,13 @@ class Trainer:
     def __init__(self, config: Config, run: RunDir, accelerator: Accelerator, stop: StopFlag) -> None:
         self.config, self.run, self.accelerator, self.stop = config, run, accelerator, stop
         self.device = accelerator.device
-        self.slots, self.groups = _share(config, accelerator)
+        self.slots, self.groups = share_of_rank(config, accelerator.process_index, accelerator.num_processes)
         shard_set = ShardSet.open(config.data.shards)
         self.samples = ShardSamples(shard_set, config.data.train_split)
         if len(self.samples) < 2:
             raise UserError(
-                f"split {config.data.train_split} of {shard_set.root} has {len(self.samples)} sample; training compares "
-                "images and needs at least 2; build the shards with --crops five to get five from one image"
+                f"split {config.data.train_split} of {shard_set.root} has {len(self.samples)} sample; training "
+                "compares images and needs at least 2; build the shards with --crops five to get five from one image"
             )
         self.backbone = make_backbone(config).to(self.device)
         fingerprint = features_fingerprint(config, shard_set, self.backbone)
@@ -104,10 +100,11 @@ class Trainer:
         self.feed = self._feed()
 
         self.segmenter = make_segmenter(config, self.backbone.dim, shard_set)
-        step = TrainStep(self.segmenter, _loss_settings(config))
+        step = TrainStep(self.segmenter, loss_settings(config))
         groups = parameter_groups(self.segmenter, config.train.lr_head, config.train.lr_probes)
         self.model, self.optimiser = accelerator.prepare(step.to(self.device), torch.optim.Adam(groups))
         self.step, self.skipped = 0, 0
+        self._clock = [0.0, 0.0, 0.0]  # seconds waited, seconds worked, steps since the last line
         self._restore()
         if accelerator.is_main_process:
             write_json(run.provenance, provenance(config, shard_set, self.backbone))
@@ -159,7 +156,7 @@ class Trainer:
         start = time.perf_counter()
         loss, log = self._forward(batch.to(self.device))
         flags = torch.tensor([float(not torch.isfinite(loss)), float(self.stop.raised)], device=self.device)
-        bad, stopping = (flag > 0 for flag in self._sum(flags).tolist())
+        bad, stopping = (bool(flag > 0) for flag in self._sum(flags).tolist())
         if not bad:
             self.accelerator.backward(loss)
             self.optimiser.step()
@@ -217,7 +214,7 @@ class Trainer:
 
     def _log(self, log: dict[str, Tensor], waited: float, worked: float, bar: console.Bar) -> None:
         config = self.config
-        self._clock = [a + b for a, b in zip(getattr(self, "_clock", [0.0, 0.0, 0.0]), (waited, worked, 1.0))]
+        self._clock = [a + b for a, b in zip(self._clock, (waited, worked, 1.0))]
         wait, work, steps = self._clock
         if self.step % config.train.log_every and self.step != config.train.steps:
             bar.advance()
@@ -231,14 +228,9 @@ class Trainer:
         }
         line = {"step": self.step, **dict(zip(log, values.tolist())), **rates, "skipped": self.skipped}
         if self.accelerator.is_main_process:
-            text = json.dumps({k: v if not isinstance(v, float) or v == v else None for k, v in line.items()})
-            with self.run.metrics.open("a", encoding="utf-8") as file:
-                file.write(text + "\n")
-        bar.advance(
-            loss=line["loss/total"],
-            **{"steps/s": rates["steps_per_s"], "images/s": rates["images_per_s"]},
-            wait=f"{rates['data_wait_share']:.0%}",
-        )
+            append_metrics(self.run.metrics, line)
+        shown: dict[str, Any] = {"loss": line["loss/total"], "images/s": rates["images_per_s"]}
+        bar.advance(**shown, wait=f"{rates['data_wait_share']:.0%}")
 
     def _save(self) -> None:
         if self.accelerator.is_main_process:
@@ -261,7 +253,7 @@ class Trainer:
             self.accelerator.scaler.load_state_dict(state.extra["scaler"])
         self.step, self.skipped = state.step, state.extra["skipped"]
         if self.accelerator.is_main_process:
-            _drop_metrics_after(self.run.metrics, self.step)
+            drop_metrics_after(self.run.metrics, self.step)
         console.say(f"resuming {self.run.root} after step {self.step}")
 
     def _stopped(self) -> int:
@@ -286,101 +278,9 @@ class Trainer:
         self.accelerator.wait_for_everyone()
 
 
-def _share(config: Config, accelerator: Accelerator) -> tuple[range, range]:
-    """This rank's slots of the global batch and its groups."""
-    ranks, groups, size = accelerator.num_processes, config.groups, config.loss.group_size
-    if groups % ranks:
-        fits = [n for n in range(1, groups + 1) if groups % n == 0]
-        raise ConfigError(
-            f"train.batch_size: {config.train.batch_size} images are {groups} group(s) of {size} "
-            f"(loss.group_size), which {ranks} processes can't share; with this batch use {_or(fits)} process(es), "
-            f"or set train.batch_size to a multiple of {size * ranks}"
-        )
-    each = groups // ranks
-    mine = range(accelerator.process_index * each, (accelerator.process_index + 1) * each)
-    return range(mine.start * size, mine.stop * size), mine
-
-
-def _or(numbers: list[int]) -> str:
-    return " or ".join(str(n) for n in numbers)
-
-
-def _loss_settings(config: Config) -> LossSettings:
-    loss = config.loss
-    pairs = (loss.self_pair, loss.knn_pair, loss.random_pair)
-    weights, shifts = tuple(p.weight for p in pairs), tuple(p.shift for p in pairs)
-    return LossSettings(
-        (weights[0], weights[1], weights[2]),
-        (shifts[0], shifts[1], shifts[2]),
-        loss.centring,
-        loss.clamp,
-        config.train.linear_stride,
-        loss.contrastive_crf_weight,
-    )
-
-
 def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
     """Batches with the seconds that were spent waiting for each."""
     while True:
         start = time.perf_counter()
         batch = next(batches)
         yield batch, time.perf_counter() - start
-
-
-def _prepare_run_dir(run: RunDir, config: Config, accelerator: Accelerator, resume: bool, overwrite: bool) -> None:
-    """Refuse to mix two runs; on the main process write the resolved configuration.
-
-    A run that failed before it saved anything is simply begun again.
-    """
-    begun = bool(ckpt.available(run.checkpoints)) or run.model.exists()
-    if begun and not overwrite:
-        if not resume:
-            raise UserError(f"{run.root} already holds a run; continue it with --resume, or start anew with --overwrite")
-        check_fingerprint(
-            _settings(load_config(run.config)),
-            _settings(config),
-            f"the run {run.root}",
-            "Resume with the run's own settings (they are in its config.yaml), or start anew with --overwrite.",
-        )
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        if overwrite or not begun:
-            for path in (run.checkpoints, run.panels):
-                shutil.rmtree(path, ignore_errors=True)
-            for path in (run.metrics, run.model, run.results, run.status):
-                path.unlink(missing_ok=True)
-        with atomic_path(run.config) as tmp:
-            tmp.write_text(dump_config(config), "utf-8")
-    accelerator.wait_for_everyone()
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    """All settings that must not change when a run is resumed, flat."""
-    flat: dict[str, Any] = {}
-
-    def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{prefix}.{key}" if prefix else key, inner)
-        elif not prefix.startswith(MAY_CHANGE):
-            flat[prefix] = value
-
-    walk("", config.model_dump(mode="json"))
-    return flat
-
-
-def _drop_metrics_after(path: Path, step: int) -> None:
-    """Remove the lines of steps that will be trained again, and a half-written last line."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError):
-            continue
-    with atomic_path(path) as tmp:
-        tmp.write_text("".join(line + "\n" for line in kept), "utf-8")
-
-

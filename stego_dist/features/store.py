@@ -45,7 +45,11 @@ def write_shard(root: Path, shard: str, features: ShardFeatures, fingerprint: Ma
         if array is not None:
             with atomic_path(root / f"{shard}.{kind}.npy") as tmp, tmp.open("wb") as file:
                 np.save(file, array)
-    part = {"samples": len(features.source), "bank": features.bank is not None, "fingerprint": dict(fingerprint)}
+    part = {
+        "samples": len(features.source),
+        "bank": features.bank is not None,
+        "fingerprint": dict(fingerprint),
+    }
     write_json(root / "parts" / f"{shard}.json", part)
 
 

@@ -47,7 +47,9 @@ def ray_cluster() -> Iterator[Any]:
             console.say(f"connecting to the Ray cluster at {address}")
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except ConnectionError as error:
-        raise UserError(f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); start one or unset it") from None
+        raise UserError(
+            f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); start one or unset it"
+        ) from None
     try:
         yield ray
     finally:
@@ -100,7 +102,8 @@ class _Worker:
     """A Ray actor that keeps what `make` built."""
 
     def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
-        self.make, self.fn = make, None
+        self.make = make
+        self.fn: Callable[[Any], Any] | None = None
 
     def run(self, task: Any) -> Any:
         """The result of a task, or the user's error as a value."""

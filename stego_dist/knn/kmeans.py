@@ -20,7 +20,9 @@ def spherical_kmeans(
     if len(points) < k:
         raise UserError(f"k-means: {len(points)} points are fewer than the {k} clusters asked for (clusters.count)")
     if not np.isfinite(points).all():
-        raise UserError("k-means: some of the codes are not finite; look for damaged features or a training that diverged")
+        raise UserError(
+            "k-means: some of the codes are not finite; look for damaged features or a training that diverged"
+        )
     points = np.array(points, dtype=np.float32, order="C")
     faiss.normalize_L2(points)
     kmeans = faiss.Kmeans(

@@ -67,8 +67,8 @@ def faiss_top_k(queries: Floats, block: Floats, k: int) -> tuple[Floats, Ids]:
 
     if faiss.get_num_gpus() > 0:
         resources = faiss.StandardGpuResources()
-        return faiss.knn_gpu(resources, queries, block, k, metric=faiss.METRIC_INNER_PRODUCT)  # type: ignore[no-any-return]
-    return faiss.knn(queries, block, k, metric=faiss.METRIC_INNER_PRODUCT)  # type: ignore[no-any-return]
+        return faiss.knn_gpu(resources, queries, block, k, metric=faiss.METRIC_INNER_PRODUCT)
+    return faiss.knn(queries, block, k, metric=faiss.METRIC_INNER_PRODUCT)
 
 
 def torch_top_k(queries: Floats, block: Floats, k: int) -> tuple[Floats, Ids]:
@@ -104,7 +104,14 @@ def search(
 
 
 def _search_chunk(
-    query_ids: Ids, database: Database, sources: Ids, k: int, exclude: bool, block: int, top_k: TopK, wanted: int
+    query_ids: Ids,
+    database: Database,
+    sources: Ids,
+    k: int,
+    exclude: bool,
+    block: int,
+    top_k: TopK,
+    wanted: int,
 ) -> Neighbours:
     queries = np.ascontiguousarray(database.rows("descriptors", query_ids))
     values, ids = _candidates(queries, database.blocks(block), wanted, top_k)
@@ -114,18 +121,16 @@ def _search_chunk(
         chosen, similarities = _rank(queries[q], int(own), ids[q], database, sources, k, exclude)
         uncertain = not complete and (len(chosen) < k or values[q, -1] >= similarities[-1] - ROUNDING)
         if uncertain:
+            least = (similarities[-1] if len(chosen) == k else -2.0) - ROUNDING
             everything = np.concatenate(
-                [first + np.flatnonzero(_dots(queries[q], rows) >= (similarities[-1] if len(chosen) == k else -2) - ROUNDING)
-                 for first, rows in database.blocks(block)]
-            )  # fmt: skip
+                [first + np.flatnonzero(_dots(queries[q], rows) >= least) for first, rows in database.blocks(block)]
+            )
             chosen, similarities = _rank(queries[q], int(own), everything, database, sources, k, exclude)
         result.ids[q, : len(chosen)], result.similarities[q, : len(chosen)] = chosen, similarities
     return result
 
 
-def _candidates(
-    queries: Floats, blocks: Iterable[tuple[int, Floats]], wanted: int, top_k: TopK
-) -> tuple[Floats, Ids]:
+def _candidates(queries: Floats, blocks: Iterable[tuple[int, Floats]], wanted: int, top_k: TopK) -> tuple[Floats, Ids]:
     """Best `wanted` of all blocks by float32 products: values and ids (Q, ≤ wanted), best first."""
     values = np.empty((len(queries), 0), np.float32)
     ids = np.empty((len(queries), 0), np.int64)
@@ -151,4 +156,5 @@ def _rank(
 
 def _dots(query: Floats, rows: Floats) -> NDArray[np.float64]:
     """Inner products (n,) in float64, each summed by itself in a fixed order."""
-    return (rows.astype(np.float64) * query.astype(np.float64)).sum(1)
+    products: NDArray[np.float64] = (rows.astype(np.float64) * query.astype(np.float64)).sum(1)
+    return products

@@ -45,9 +45,7 @@ def sample(maps: Tensor, points: Tensor) -> Tensor:
 
     Border padding, align_corners=True; the grid of points is transposed first, as in the published code.
     """
-    sampled = F.grid_sample(
-        maps, points.transpose(1, 2), mode="bilinear", padding_mode="border", align_corners=True
-    )
+    sampled = F.grid_sample(maps, points.transpose(1, 2), mode="bilinear", padding_mode="border", align_corners=True)
     return sampled.flatten(2).transpose(1, 2)
 
 
@@ -107,12 +105,13 @@ def correspondence_loss(
     others = (negatives + size * torch.arange(groups, device=negatives.device).view(-1, 1, 1)).flatten()
 
     def at(maps: Tensor, where: Tensor) -> Tensor:
-        return sample(maps, where.reshape(-1, side, side, 2)).unflatten(0, (groups, size)).unsqueeze(2)
+        sampled = sample(maps, where.reshape(-1, side, side, 2))
+        return sampled.reshape(groups, size, 1, side * side, -1)
 
     def at_negatives(maps: Tensor) -> Tensor:
         where = points_other.unsqueeze(1).expand(groups, draws, size, side, side, 2)
         sampled = sample(maps[others], where.reshape(-1, side, side, 2))
-        return sampled.unflatten(0, (groups, draws, size)).transpose(1, 2)
+        return sampled.reshape(groups, draws, size, side * side, -1).transpose(1, 2)
 
     with torch.no_grad():
         f_anchor, f_knn, f_random = at(feats, points), at(feats_knn, points_other), at_negatives(feats)
@@ -120,6 +119,8 @@ def correspondence_loss(
     c_anchor, c_knn, c_random = at(code, points), at(code_knn, points_other), at_negatives(code)
     cds = [correlation(c_anchor, other) for other in (c_anchor, c_knn, c_random)]
 
-    terms = [pair_term(fd, cd, shift=b, centring=centring, clamp=clamp) for fd, cd, b in zip(fds, cds, shifts)]
-    total = torch.stack([weight * term.loss for weight, term in zip(weights, terms)]).sum()
-    return CorrespondenceLoss(*terms, total)
+    own, knn, random = (
+        pair_term(fd, cd, shift=shift, centring=centring, clamp=clamp) for fd, cd, shift in zip(fds, cds, shifts)
+    )
+    total = weights[0] * own.loss + weights[1] * knn.loss + weights[2] * random.loss
+    return CorrespondenceLoss(own, knn, random, total)

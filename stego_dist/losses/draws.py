@@ -48,7 +48,15 @@ def draw_negatives(n: int, rng: torch.Generator) -> Tensor:
 
 
 def draw_step(
-    *, seed: int, step: int, groups: range, size: int, points: int, negatives: int, channels: int, dropout: float
+    *,
+    seed: int,
+    step: int,
+    groups: range,
+    size: int,
+    points: int,
+    negatives: int,
+    channels: int,
+    dropout: float,
 ) -> Draws:
     """The draws of one step for the groups in `groups` (their numbers in the global batch).
 

@@ -100,6 +100,7 @@ class Backbone(nn.Module):
             raise UserError(f"backbone.stride: {name} has maps of stride {sorted(set(strides))}, not {wanted}")
         self.level = len(strides) - 1 - strides[::-1].index(wanted)
         self.stride, self.dim = levels[self.level]
+        self.model = self.model.to(memory_format=torch.channels_last)  # half as fast again on a CPU
 
     def _catch_keys(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         batch, tokens, _ = output.shape
@@ -108,7 +109,7 @@ class Backbone(nn.Module):
 
     def train(self, mode: bool = True) -> Backbone:
         """Stays in eval mode, whatever is asked: dropout and batch statistics are off."""
-        return cast("Backbone", super().train(False))
+        return super().train(False)
 
     def normalise(self, images: Tensor) -> Tensor:
         """uint8 (B, 3, H, W) → float32, normalised by the statistics of the backbone's timm data config."""
@@ -127,8 +128,9 @@ class Backbone(nn.Module):
                 f"the image is {x.shape[2]}×{x.shape[3]} pixels, but {self.name} needs multiples of {self.stride}"
             )
         if not self.is_vit:
+            x = x.contiguous(memory_format=torch.channels_last)
             maps = self.model.forward_intermediates(x, indices=[self.level], intermediates_only=True, stop_early=True)
-            return cast(Tensor, maps[0])
+            return cast(Tensor, maps[0].contiguous())
         feat = self.model.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)[0]
         if self.feature == "feat":
             return cast(Tensor, feat)

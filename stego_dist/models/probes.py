@@ -5,7 +5,6 @@ Both see detached codes: nothing they learn reaches the head.
 
 from __future__ import annotations
 
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -77,5 +76,3 @@ def resize_matrix(size: int, wanted: int, like: Tensor) -> Tensor:
     """The (wanted, size) matrix of bilinear resizing along one axis, align_corners=False, no antialias."""
     eye = torch.eye(size, dtype=like.dtype, device=like.device).unsqueeze(0)
     return F.interpolate(eye, size=wanted, mode="linear", align_corners=False)[0].T
-
-

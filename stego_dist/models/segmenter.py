@@ -102,7 +102,8 @@ def flip_averaged_code(backbone: Backbone, head: Head, images: Tensor, flip: boo
         return code
     both = head(backbone(torch.cat([images, images.flip(-1)]))).float()
     straight, mirrored = both.chunk(2)
-    return (straight + mirrored.flip(-1)) / 2
+    averaged: Tensor = (straight + mirrored.flip(-1)) / 2
+    return averaged
 
 
 def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:

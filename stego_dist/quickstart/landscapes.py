@@ -83,9 +83,7 @@ def seeds(split: str, count: int, seed: int = 0) -> range:
     Raises UserError when `count` does not fit.
     """
     if not 0 <= count <= SPLIT_STARTS["val"] or seed < 0:
-        raise UserError(
-            f"cannot draw {count} {split} landscapes with seed {seed}: at most a million, seed >= 0"
-        )
+        raise UserError(f"cannot draw {count} {split} landscapes with seed {seed}: at most a million, seed >= 0")
     start = seed * _SEEDS_A_DATASET + SPLIT_STARTS[split]
     return range(start, start + count)
 
@@ -103,9 +101,7 @@ def write_dataset(root: Path, *, train: int = 300, val: int = 60, seed: int = 0)
         if read_json(marker, "the marker of the drawn landscapes", "Delete it.") == {**wanted, "done": True}:
             return
     elif (root / "imgs").exists() or (root / "labels").exists():
-        raise UserError(
-            f"{root} already holds images that were not drawn by this command: choose another folder"
-        )
+        raise UserError(f"{root} already holds images that were not drawn by this command: choose another folder")
     ranges = {"train": seeds("train", train, seed), "val": seeds("val", val, seed)}
     write_json(marker, {**wanted, "done": False})
     with atomic_path(root / "imgs") as images, atomic_path(root / "labels") as labels:
@@ -172,11 +168,7 @@ def _band(scene: Scene, depth: float) -> Mask:
     """All ground nearer than a wavy, slanted line at `depth` (0 horizon, 1 bottom)."""
     rng = scene.rng
     span = HEIGHT - scene.horizon
-    line = (
-        scene.horizon
-        + depth * span
-        + tx.curve(rng, rng.uniform(0.1, 0.7)) * rng.uniform(2, 14) * (depth + 0.1)
-    )
+    line = scene.horizon + depth * span + tx.curve(rng, rng.uniform(0.1, 0.7)) * rng.uniform(2, 14) * (depth + 0.1)
     line = line + (tx.COLUMNS[0] - WIDTH / 2) * rng.uniform(-0.35, 0.35) * depth
     return tx.below(line) & tx.below(scene.horizon + 2)
 

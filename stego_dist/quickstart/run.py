@@ -43,10 +43,24 @@ def quickstart(out: Path, *, seeds: Sequence[int] = (0,), overrides: Sequence[st
         write_backbone_weights(weights)
 
     stations.begin("packing images and labels into shards")
-    _cli("shards", "build", "folder", "--source", str(out / "images"), "--out", str(out / "shards"), "--workers", "1")
+    _cli(
+        "shards",
+        "build",
+        "folder",
+        "--source",
+        str(out / "images"),
+        "--out",
+        str(out / "shards"),
+        "--workers",
+        "1",
+    )
 
     config = str(config_file())
-    places = [f"data.shards={out / 'shards'}", f"backbone.weights={weights}", f"features.dir={out / 'features'}"]
+    places = [
+        f"data.shards={out / 'shards'}",
+        f"backbone.weights={weights}",
+        f"features.dir={out / 'features'}",
+    ]
     stations.begin("one pass of the backbone over the shards, then each image's nearest neighbours")
     _cli("knn", "build", config, *places, *overrides)
 
@@ -106,7 +120,10 @@ def _summary(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
     """Accuracy and mIoU per seed and on average, of every measure and of the baseline."""
     per_seed = {}
     for seed, results in runs.items():
-        entries = {**results["measures"], "raw features": results["baselines"]["raw features"]["measures"]["kmeans"]}
+        entries = {
+            **results["measures"],
+            "raw features": results["baselines"]["raw features"]["measures"]["kmeans"],
+        }
         per_seed[str(seed)] = {
             name: {"accuracy": entry["accuracy"], "miou": entry["miou"]} for name, entry in entries.items()
         }
@@ -120,10 +137,10 @@ def _summary(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 def _tell(summary: dict[str, Any], out: Path, seconds: float) -> None:
     ours, raw = summary["mean"][summary["headline"]], summary["mean"]["raw features"]
-    seeds = ", ".join(summary["seeds"])
-    console.say(
-        f"\nSTEGO ({readable(summary['headline'])}): accuracy {percent(ours['accuracy'])} %, mIoU {percent(ours['miou'])} %"
-        f"\nk-means over raw features: accuracy {percent(raw['accuracy'])} %, mIoU {percent(raw['miou'])} %"
-        f"\n(seed {seeds}; {seconds:.0f} s) Open {out / 'report.html'} for pictures; numbers are in {out / 'summary.json'}",
-        style="bold",
-    )
+    lines = [
+        f"{what}: accuracy {percent(entry['accuracy'])} %, mIoU {percent(entry['miou'])} %"
+        for what, entry in ((f"STEGO ({readable(summary['headline'])})", ours), ("k-means over raw features", raw))
+    ]
+    lines.append(f"(seed {', '.join(summary['seeds'])}; {seconds:.0f} s)")
+    lines.append(f"Open {out / 'report.html'} for pictures; the numbers are in {out / 'summary.json'}.")
+    console.say("\n" + "\n".join(lines), style="bold")

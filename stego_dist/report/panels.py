@@ -24,7 +24,11 @@ GAP, HEADER, MAX_SIDE = 6, 18, 360
 
 
 def write_panels(
-    panels: Sequence[Panel], matchings: dict[str, Matching], results: dict[str, Any], shards: str, folder: Path
+    panels: Sequence[Panel],
+    matchings: dict[str, Matching],
+    results: dict[str, Any],
+    shards: str,
+    folder: Path,
 ) -> list[Path]:
     """Write one PNG an image to `folder`, replacing what was there; returns the files."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -57,8 +61,8 @@ def colours(palette: Sequence[tuple[int, int, int]]) -> Colours:
 def cluster_colours(
     count: int, cluster_to_class: Sequence[int] | None, palette: Sequence[tuple[int, int, int]]
 ) -> Colours:
-    """Colours (count, 3) of clusters: of the matched class, or colours of their own where there is none."""
-    own = [generated_colour(len(palette) + i) for i in range(count)]
+    """Colours of at least `count` clusters: of the matched class, or colours of their own where there is none."""
+    own = [generated_colour(len(palette) + i) for i in range(max(count, len(cluster_to_class or ())))]
     if cluster_to_class is None:
         return colours(own)
     return colours([palette[c] if c >= 0 else own[i] for i, c in enumerate(cluster_to_class)])

@@ -52,10 +52,13 @@ def main_rows(results: dict[str, Any]) -> list[Row]:
             suffix = ", CRF" if name.endswith("+crf") else ""
             rows.append(Row(f"{title}, k-means{suffix}", backbone, entry["accuracy"], entry["miou"]))
     for row in PUBLISHED.get(results["dataset"], ()):
-        for kind, accuracy, miou in (("", row.accuracy, row.miou), (", linear", row.linear_accuracy, row.linear_miou)):
+        for kind, accuracy, miou in (
+            ("", row.accuracy, row.miou),
+            (", linear", row.linear_accuracy, row.linear_miou),
+        ):
             if accuracy is not None:
-                values = (value and value / 100 for value in (accuracy, miou))
-                rows.append(Row(f"{row.method}{kind}", row.backbone, *values, source=row.source))
+                share = miou / 100 if miou is not None else None
+                rows.append(Row(f"{row.method}{kind}", row.backbone, accuracy / 100, share, source=row.source))
     return rows
 
 

@@ -34,7 +34,7 @@ def lines(error: pytest.ExceptionInfo[ConfigError]) -> list[str]:
 def test_the_defaults_are_the_published_method(write):
     config = load_config(write())
     assert config.name == "night" and config.seed == 0
-    # Hamilton et al.: ViT-S/8, 70 wide codes, 11×11 points, 5 negatives, batches of 16, k = 30 with 7 used, two rates
+    # Hamilton et al., ViT-S/8: width of codes, points, negatives, batch, neighbours, learning rates
     assert (config.head.code_dim, config.loss.points, config.loss.negatives) == (70, 11, 5)
     assert (config.train.batch_size, config.loss.group_size, config.groups) == (16, 16, 1)
     assert (config.knn.k, config.knn.positives) == (30, 7)
@@ -54,8 +54,9 @@ def test_overrides_win_and_are_yaml(write):
     config = load_config(
         path,
         [
-            "train.steps=12", "train.lr_head=1e-3", "eval.flip=false", "features.workers=null", "backbone.stride=16",
-            "backbone.options={img_size: 32}", "loss.knn_pair.weight=1", "data.shards=a=b",
+            "train.steps=12", "train.lr_head=1e-3", "eval.flip=false", "features.workers=null",
+            "backbone.stride=16", "backbone.options={img_size: 32}", "loss.knn_pair.weight=1",
+            "data.shards=a=b",
         ],
     )  # fmt: skip
     assert config.seed == 3 and config.train.steps == 12 and config.train.lr_head == 1e-3
@@ -87,7 +88,7 @@ def test_all_errors_come_at_once_as_sentences(write):
         sead: 1
         head: {code_dim: wide, dropout: 1.0}
         backbone: {feature: values}
-        loss: {group_size: 12, self_pair: {weight: 0, shift: low}, knn_pair: {weight: 0, shift: 0}, random_pair: {weight: 0, shift: 0}}
+        loss: {group_size: 12, self_pair: {shift: low}}
         knn: {k: 5}
         train: {batch_size: 16, features: bank, optimiser: {name: adam}}
         """
@@ -116,7 +117,13 @@ def test_impossible_combinations_all_in_one(write):
     with pytest.raises(ConfigError) as error:
         load_config(
             write(),
-            ["loss.contrastive_crf_weight=0.1", "train.features=bank", "train.batch_size=17", "knn.positives=30", *weights],
+            [
+                "loss.contrastive_crf_weight=0.1",
+                "train.features=bank",
+                "train.batch_size=17",
+                "knn.positives=30",
+                *weights,
+            ],
         )
     found = lines(error)
     assert found[0].endswith("has 4 problems:")
@@ -162,7 +169,8 @@ def test_the_tree_is_frozen(write):
 
 def test_dump_and_load_is_the_identity(write, tmp_path):
     config = load_config(
-        write(), ["name=déjà vu", "train.lr_head=3e-7", "backbone.options={img_size: 32}", "features.workers=3"]
+        write(),
+        ["name=déjà vu", "train.lr_head=3e-7", "backbone.options={img_size: 32}", "features.workers=3"],
     )
     again = tmp_path / "again.yaml"
     again.write_text(dump_config(config), "utf-8")

@@ -33,9 +33,7 @@ def made(tmp_path: Path) -> Callable[..., Path]:
     ) -> Path:
         rng = np.random.default_rng(count)
         for i in range(count):
-            ids = np.kron(
-                rng.integers(0, len(CLASSES), (4, 4)), np.ones((size[1] // 4, size[0] // 4))
-            ).astype(np.uint8)
+            ids = np.kron(rng.integers(0, len(CLASSES), (4, 4)), np.ones((size[1] // 4, size[0] // 4))).astype(np.uint8)
             pixels = (ids[..., None] * np.array([60, 80, 100]) + 20).astype(np.uint8)
             ids[0, 0] = 255
             image = tmp_path / root / "imgs" / split / f"{name.format(i)}.jpg"

@@ -87,13 +87,15 @@ def test_lanes_are_the_windows_of_their_runs(case):
             sizes = [sum(run.count for run in runs) for runs, _ in order.windows(epoch, lane)]
             assert all(size == order.lane_window for size in sizes[:-1]) and 0 < sizes[-1] <= order.lane_window
             handed = [
-                [i for r in window for i in range(starts[r.shard] + r.first, starts[r.shard] + r.first + r.count)][place]
+                [i for r in window for i in range(starts[r.shard] + r.first, starts[r.shard] + r.first + r.count)][
+                    place
+                ]
                 for window, permutation in order.windows(epoch, lane)
                 for place in permutation
             ]
             assert handed == given
         breaks = [(a, b) for a, b in pairwise(sequence) if b != a + 1]
-        # read one lane after the other, the samples are whole shards in some order, the first shard begun in its middle
+        # lane after lane, what is read are whole shards in some order, the first one begun in its middle
         assert all(b in starts for _, b in breaks) and len(breaks) <= len(order.counts)
 
 
@@ -109,6 +111,14 @@ def test_windows_shuffle():
     assert Order((1000,), lanes=2, seed=0, window=1).lane_window == 1
     unshuffled = Order((1000,), lanes=2, seed=0, window=2).lane_ids(0, 1)
     assert (np.diff(unshuffled) == 1).sum() >= 498
+
+
+def test_every_window_is_shuffled_in_its_own_way():
+    order = Order((1000,), lanes=2, seed=0, window=200)
+    permutations = {
+        tuple(permutation) for epoch in range(2) for lane in range(2) for _, permutation in order.windows(epoch, lane)
+    }
+    assert len(permutations) == 2 * 2 * 5
 
 
 @pytest.mark.parametrize(("counts", "lanes"), [((5, 7, 4), 4), ((2, 1), 8), ((3, 3), 6)])

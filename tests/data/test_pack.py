@@ -65,9 +65,7 @@ def test_images_pass_unchanged_and_labels_exactly(made, card, tmp_path):
     assert (val.labelled, val.num_samples, val.class_pixels, val.ignored_pixels) == (False, 3, [0, 0, 0], 0)
     assert len(members(shard_set, "val")) == 6
     assert ShardSet.open(tmp_path / "out") == shard_set
-    assert shard_set.classes == ["sky", "ground", "tree"] and shard_set.num_classes == 3 == len(
-        shard_set.palette
-    )
+    assert shard_set.classes == ["sky", "ground", "tree"] and shard_set.num_classes == 3 == len(shard_set.palette)
 
 
 def test_crops_are_cut_from_image_and_label(made, card, tmp_path):
@@ -240,9 +238,7 @@ def broken(root: Path) -> None:
 def test_a_bad_file_fails_by_name(made, card, tmp_path):
     root = made(8)
     broken(root)
-    with pytest.raises(
-        UserError, match=r"(?s)shard train-00000: .*img 00 é\.jpg: the file is empty.*--on-error skip"
-    ):
+    with pytest.raises(UserError, match=r"(?s)shard train-00000: .*img 00 é\.jpg: the file is empty.*--on-error skip"):
         build(card, root, tmp_path / "out", FEW, ["train"])
     assert not list((tmp_path / "out").glob("*.tar"))
 
@@ -268,9 +264,7 @@ def test_bad_files_can_be_skipped_and_are_counted_and_listed(made, card, tmp_pat
     assert causes.keys() == expected.keys()
     assert all(text in causes[key] for key, text in expected.items()), causes
     assert "6 images were left out" in capsys.readouterr().err
-    with pytest.raises(
-        UserError, match="1 of 8 images have no label"
-    ):  # what was skipped is not taken for done
+    with pytest.raises(UserError, match="1 of 8 images have no label"):  # what was skipped is not taken for done
         build(card, root, out, BuildOptions(min_shards=3), ["train"])
 
 
@@ -278,9 +272,7 @@ def test_a_split_of_nothing_but_bad_files_fails(made, card, tmp_path):
     root = made(2, labels=False)
     for path in (root / "imgs/train").iterdir():
         path.write_bytes(b"no image")
-    with pytest.raises(
-        UserError, match=r"split train has no samples: all 2 images were rejected; the first: .*img 00"
-    ):
+    with pytest.raises(UserError, match=r"split train has no samples: all 2 images were rejected; the first: .*img 00"):
         build(card, root, tmp_path / "out", BuildOptions(on_error="skip"), ["train"])
     assert not (tmp_path / "out" / "manifest.json").exists()
 
@@ -290,10 +282,7 @@ def test_classes_are_read_or_counted(made, card, tmp_path):
     without = card.model_copy(update={"classes": None})
     counted = build(without, root, tmp_path / "a", FEW, ["train"])
     assert counted.classes == ["class_0", "class_1", "class_2"]
-    assert (
-        len(counted.split("train").class_pixels) == 3
-        and sum(counted.split("train").class_pixels) == 4 * 48 * 32 - 4
-    )
+    assert len(counted.split("train").class_pixels) == 3 and sum(counted.split("train").class_pixels) == 4 * 48 * 32 - 4
     (root / "classes.yaml").write_text("[a, b, {name: c, colour: [1, 2, 3]}, d]")
     read = build(without, root, tmp_path / "b", FEW, ["train"])
     assert read.classes == ["a", "b", "c", "d"] and read.palette[2] == (1, 2, 3)
@@ -348,9 +337,7 @@ def test_camvid_shard(shared, tmp_path):
 
 
 def test_card_is_stored_whole(made, tmp_path):
-    card = Card(
-        name="x", title="X", images="imgs/{split}", splits={"all": "train"}, licence="free", where="here"
-    )
+    card = Card(name="x", title="X", images="imgs/{split}", splits={"all": "train"}, licence="free", where="here")
     shard_set = build(card, made(2, labels=False), tmp_path / "out", FEW)
     assert ShardSet.open(tmp_path / "out").manifest.card == card
     assert shard_set.splits == ["all"]

@@ -121,9 +121,7 @@ def test_damage_names_shard_and_sample(shard_set):
     with pytest.raises(UserError, match=r"train-00003\.tar: sample 000000007_4\.jpg: not a readable image"):
         samples.view(44, 8, "nearest")
     os.truncate(tar, start + 10)
-    with pytest.raises(
-        UserError, match=r"train-00003\.tar: sample 000000007_4\.jpg: the file ends after 10 of"
-    ):
+    with pytest.raises(UserError, match=r"train-00003\.tar: sample 000000007_4\.jpg: the file ends after 10 of"):
         samples.image_bytes(44)
     fresh = ShardSamples(shard_set, "train")
     tar.unlink()

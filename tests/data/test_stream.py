@@ -88,7 +88,12 @@ def test_a_run_is_read_from_its_place(samples, shard):
 
 def spot(samples: ShardSamples, i: int, where: str) -> int:
     offset, size = (int(v) for v in samples._spans[".jpg"][i])
-    return {"image": offset + size // 2, "header": offset - 300, "before": offset - 512, "label": offset + -(-size // 512) * 512}[where]
+    return {
+        "image": offset + size // 2,
+        "header": offset - 300,
+        "before": offset - 512,
+        "label": offset + -(-size // 512) * 512,
+    }[where]
 
 
 @pytest.mark.parametrize("where", ["image", "header", "before", "label"])

@@ -1,8 +1,8 @@
-"""Both feeds give the batches that order, table and draws prescribe, however they are cut into ranks and workers."""
+"""Both feeds give the batches that order, table and draws prescribe, whatever the ranks and workers."""
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +33,7 @@ def neighbour_table(root: Path, counts: list[int]) -> KnnTable:
     ids[LONELY, 1:] = -1
     ids[ONE_FRIEND, 2:] = -1
     starts = np.cumsum([0, *counts])
-    for i, (first, last) in enumerate(zip(starts, starts[1:])):
+    for i, (first, last) in enumerate(pairwise(starts)):
         rows = ids[first:last]
         knn_table.write_part(root, f"train-{i:05d}", Neighbours(rows, np.zeros(rows.shape, np.float32)), INPUTS)
     knn_table.write_manifest(root, [f"train-{i:05d}" for i in range(len(counts))], INPUTS)
@@ -53,11 +53,13 @@ class World:
         views = [self.samples.view(i, SIDE, "bilinear") for i in range(IMAGES)]
         self.images = torch.stack([image for image, _ in views])
         self.labels = torch.stack([label for _, label in views]) if labels else None
-        for i, (first, last) in enumerate(zip(self.samples.shard_starts, self.samples.shard_starts[1:])):
+        for i, (first, last) in enumerate(pairwise(self.samples.shard_starts)):
             features = ShardFeatures(
-                np.zeros((last - first, 5), np.float32), self.samples.source[first:last], self.bank[first:last],
+                np.zeros((last - first, 5), np.float32),
+                self.samples.source[first:last],
+                self.bank[first:last],
                 self.labels[first:last].numpy() if self.labels is not None else None,
-            )  # fmt: skip
+            )
             write_shard(folder / "store", f"train-{i:05d}", features, INPUTS)
         write_manifest(folder / "store", [f"train-{i:05d}" for i in range(len(counts))], INPUTS)
         self.store = FeatureStore(folder / "store", INPUTS, "")
@@ -80,7 +82,9 @@ def take(feed: Feed, steps: int = STEPS, first: int = 0) -> list[Batch]:
     return list(islice(feed.batches(first), steps))
 
 
-def assert_same(some: list[Batch], others: list[Batch], fields=("ids", "neighbour_ids", "anchors", "neighbours", "labels")):
+def assert_same(
+    some: list[Batch], others: list[Batch], fields=("ids", "neighbour_ids", "anchors", "neighbours", "labels")
+):
     assert len(some) == len(others)
     for a, b in zip(some, others):
         for field in fields:

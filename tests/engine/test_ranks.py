@@ -1,4 +1,4 @@
-"""Two processes and one: the same training to rounding, the same evaluation integers; killed and resumed: the same bits."""
+"""Two processes and one: the same training to rounding, the same integers; killed and resumed: the same bits."""
 
 from __future__ import annotations
 

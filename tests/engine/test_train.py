@@ -188,7 +188,10 @@ def test_a_loss_that_is_not_finite(workspace):
 
 def test_groups_must_fit_the_processes(prepared):
     config = config_at(prepared)
-    assert train_module._share(config, SimpleNamespace(num_processes=2, process_index=1)) == (range(4, 8), range(1, 2))
+    assert train_module._share(config, SimpleNamespace(num_processes=2, process_index=1)) == (
+        range(4, 8),
+        range(1, 2),
+    )
     with pytest.raises(ConfigError, match="2 group.s. of 4 .* 3 processes can't share; with this batch use 1 or 2"):
         train_module._share(config, SimpleNamespace(num_processes=3, process_index=0))
 

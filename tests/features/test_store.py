@@ -1,4 +1,4 @@
-"""The feature store: what is written is read, across shards and in blocks; what does not fit is refused by name."""
+"""The feature store: what is written is read, across shards and in blocks; the rest is refused by name."""
 
 from __future__ import annotations
 
@@ -106,14 +106,16 @@ def test_missing_and_damaged_arrays_name_the_remedy(root, kind, how):
         os.truncate(path, path.stat().st_size - 3)
     else:
         path.write_bytes(b"no numpy file")
-    with pytest.raises(UserError, match="damaged: .*--overwrite"):
+    with pytest.raises(UserError, match=r"damaged: .*--overwrite"):
         store = open_store(root)
         store.rows(kind, np.array([0]))
 
 
 def test_an_unfinished_store_is_refused(root):
     (root / "manifest.json").unlink()
-    with pytest.raises(UserError, match=r"the feature store not found: .*manifest\.json does not exist\. Make it again"):
+    with pytest.raises(
+        UserError, match=r"the feature store not found: .*manifest\.json does not exist\. Make it again"
+    ):
         open_store(root)
 
 
@@ -139,7 +141,7 @@ def test_is_done(tmp_path, arrays):
         with pytest.raises(StaleInputError, match=r"(?s)shard train-00001.*data\.resolution.*Make it again"):
             done(bank, **{"data.resolution": 64})
     (root / "parts" / "train-00001.json").write_text("{")
-    with pytest.raises(UserError, match="done-marker of shard train-00001 is damaged.*Make it again"):
+    with pytest.raises(UserError, match=r"done-marker of shard train-00001 is damaged.*Make it again"):
         done(bank=False)
 
 

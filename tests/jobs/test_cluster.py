@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,7 +21,9 @@ pytestmark = pytest.mark.ray
 @pytest.fixture(scope="module", autouse=True)
 def cluster():
     with ray_cluster() as ray:
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers can't import this file
         yield ray
+        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
 def square(x: int) -> int:
@@ -56,7 +59,7 @@ def make_complaining() -> Callable[[int], int]:
     raise UserError("the model can't be loaded")
 
 
-@pytest.mark.parametrize("workers", [1, 2, 5, None])
+@pytest.mark.parametrize("workers", [2, None])
 def test_all_results_come_back(workers):
     assert sorted(run_tasks(square, range(8), workers=workers)) == [x * x for x in range(8)]
 
@@ -96,7 +99,7 @@ def test_make_runs_once_in_each_worker(tmp_path):
 
 
 def test_an_error_while_making_comes_back():
-    with pytest.raises(UserError, match="^the model can't be loaded$"):
+    with pytest.raises(UserError, match=r"^the model can't be loaded$"):
         list(run_on_workers(make_complaining, range(3), workers=2))
 
 
@@ -122,5 +125,8 @@ def test_no_cluster_at_the_address(cluster, monkeypatch):
         raise ConnectionError("nobody there")
 
     monkeypatch.setattr(cluster, "init", refuse)
-    with pytest.raises(UserError, match=r"RAY_ADDRESS=127\.0\.0\.1:1: no Ray cluster answers there .*unset it"), ray_cluster():
+    with (
+        pytest.raises(UserError, match=r"RAY_ADDRESS=127\.0\.0\.1:1: no Ray cluster answers there .*unset it"),
+        ray_cluster(),
+    ):
         pass

@@ -1,11 +1,16 @@
-"""Features and neighbour table over a real Ray cluster: the same files whatever the workers, and nothing twice."""
+"""Features and neighbour table: right numbers, the same files whatever the workers, nothing done twice.
+
+What needs a cluster to be shown runs on a real one; the rest calls the same shard functions here.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,22 +34,42 @@ from stego_dist.jobs.embed import embed
 from stego_dist.jobs.knn import build_table
 from tests.tiny import build_shards, config_at
 
-pytestmark = pytest.mark.ray
 IMAGES = 12
 
 
-@pytest.fixture(scope="module", autouse=True)
+def here(make: Callable[[], Callable[[Any], Any]], tasks: Sequence[Any], **options: object) -> Iterator[Any]:
+    """What Ray workers do, without them."""
+    return map(make(), tasks)
+
+
+@pytest.fixture(scope="module")
 def cluster():
-    with ray_cluster():
-        yield
+    with ray_cluster() as ray:
+        yield ray
+
+
+@pytest.fixture(autouse=True)
+def workers(request, monkeypatch):
+    """The cluster for tests that are marked `ray`."""
+    if request.node.get_closest_marker("ray"):
+        request.getfixturevalue("cluster")
+    else:
+        set_runner(monkeypatch, here)
+
+
+def set_runner(monkeypatch, runner) -> None:
+    for job in ("embed", "knn"):
+        monkeypatch.setattr(f"stego_dist.jobs.{job}.run_on_workers", runner)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """Shards, and the store with bank that one worker wrote."""
+    """Shards, and the store with bank."""
     root = tmp_path_factory.mktemp("made")
     build_shards(root, train=IMAGES, val=1)
-    embed(config_at(root, "features.workers=1"), bank=True)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_runner(monkeypatch, here)
+        embed(config_at(root), bank=True)
     return root
 
 
@@ -58,7 +83,11 @@ def state(folder: Path) -> dict[str, tuple[str, int, int]]:
     """Content, inode and time of every file."""
     stats = ((path, path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
     return {
-        str(path.relative_to(folder)): (hashlib.sha256(path.read_bytes()).hexdigest(), stat.st_ino, stat.st_mtime_ns)
+        str(path.relative_to(folder)): (
+            hashlib.sha256(path.read_bytes()).hexdigest(),
+            stat.st_ino,
+            stat.st_mtime_ns,
+        )
         for path, stat in stats
     }
 
@@ -71,9 +100,8 @@ def fingerprint_of(config: Config) -> dict[str, object]:
     return features_fingerprint(config, ShardSet.open(config.data.shards), make_backbone(config))
 
 
-def forbid_workers(monkeypatch) -> None:
-    for name in ("embed", "knn"):
-        monkeypatch.setattr(f"stego_dist.jobs.{name}.run_on_workers", lambda *a, **k: pytest.fail("work was done again"))
+def no_work(*arguments: object, **options: object) -> None:
+    pytest.fail("work was done again")
 
 
 def test_the_store_holds_what_the_backbone_gives(made):
@@ -95,7 +123,8 @@ def test_the_store_holds_what_the_backbone_gives(made):
     np.testing.assert_allclose(store.rows("descriptors", ids), expected, atol=1e-5)
 
 
-def test_two_workers_write_the_same_bytes(made, work):
+@pytest.mark.ray
+def test_two_workers_write_what_one_process_writes(made, work):
     shutil.rmtree(work / "features")
     fingerprint = embed(config_at(work, "features.workers=2"), bank=True)
     assert contents(work / "features") == contents(made / "features")
@@ -104,7 +133,7 @@ def test_two_workers_write_the_same_bytes(made, work):
 
 
 def test_what_is_done_is_not_done_again(work, monkeypatch):
-    config = config_at(work, "features.workers=2")
+    config = config_at(work)
     before = state(work / "features")
     # as after a kill: one shard without its marker and with a file less, and no manifest
     (work / "features" / "parts" / "train-00002.json").unlink()
@@ -115,17 +144,18 @@ def test_what_is_done_is_not_done_again(work, monkeypatch):
     assert {name: sha for name, (sha, _, _) in after.items()} == {name: sha for name, (sha, _, _) in before.items()}
     rewritten = {name for name in after if after[name] != before[name]}
     assert rewritten == {
-        "manifest.json", "parts/train-00002.json", *(f"train-00002.{kind}.npy" for kind in ("bank", "descriptors",
-        "labels", "source")),
-    }  # fmt: skip
-    forbid_workers(monkeypatch)
+        "manifest.json",
+        "parts/train-00002.json",
+        *(f"train-00002.{kind}.npy" for kind in ("bank", "descriptors", "labels", "source")),
+    }
+    set_runner(monkeypatch, no_work)
     embed(config, bank=True)
     embed(config, bank=False)
 
 
 def test_a_store_without_bank_is_completed(work, made):
     shutil.rmtree(work / "features")
-    config = config_at(work, "features.workers=1")
+    config = config_at(work)
     embed(config, bank=False)
     assert not open_store(config, fingerprint_of(config)).has_bank
     without = contents(work / "features")
@@ -154,11 +184,17 @@ def test_a_changed_setting_is_refused_by_name(work, override, field, then, now):
 
 
 def test_overwrite_replaces_what_was_made_from_something_else(work):
-    config = config_at(work, "data.resolution=40", "features.workers=1")
+    config = config_at(work, "data.resolution=40")
     embed(config, bank=True, overwrite=True)
-    assert open_store(config, fingerprint_of(config)).rows("bank", np.arange(IMAGES)).shape == (IMAGES, 24, 5, 5)
+    assert open_store(config, fingerprint_of(config)).rows("bank", np.arange(IMAGES)).shape == (
+        IMAGES,
+        24,
+        5,
+        5,
+    )
 
 
+@pytest.mark.ray
 def test_a_corrupt_sample_is_named_with_its_shard(work):
     config = config_at(work, "features.workers=2")
     shutil.rmtree(work / "features")
@@ -179,7 +215,7 @@ def test_a_corrupt_sample_is_named_with_its_shard(work):
 
 def test_a_bank_that_does_not_fit_is_refused_before_it_is_begun(work, monkeypatch):
     shutil.rmtree(work / "features")
-    config = config_at(work, "features.workers=1")
+    config = config_at(work)
     wanted = IMAGES * (24 * 4 * 4 * 2 + 32 * 32)
     real = os.statvfs(work)
 
@@ -197,6 +233,7 @@ def test_a_bank_that_does_not_fit_is_refused_before_it_is_begun(work, monkeypatc
     embed(config, bank=True)
 
 
+@pytest.mark.ray
 def test_the_table_is_a_brute_force_over_the_descriptors(work):
     config = config_at(work, "features.workers=2", "knn.block=5")
     fingerprint = fingerprint_of(config)
@@ -211,23 +248,31 @@ def test_the_table_is_a_brute_force_over_the_descriptors(work):
     np.testing.assert_allclose(table.similarities(np.arange(IMAGES)), expected, atol=1e-6)
 
 
+@pytest.mark.ray
 def test_workers_blocks_and_backends_do_not_change_the_table(work, monkeypatch):
     fingerprint = fingerprint_of(config_at(work))
-    written = []
-    for overrides in (["features.workers=1", "knn.backend=faiss"], ["features.workers=2", "knn.backend=torch", "knn.block=3"]):
-        config = config_at(work, *overrides)
-        build_table(config, fingerprint, overwrite=True)
-        written.append(contents(knn_dir(config)))
-    assert written[0] == written[1] and len(written[0]) == 1 + 3 * 5
-    forbid_workers(monkeypatch)
-    before = state(knn_dir(config) / "parts")
+    config = config_at(work, "features.workers=2", "knn.backend=torch", "knn.block=3")
     build_table(config, fingerprint)
-    assert state(knn_dir(config) / "parts") == before
+    written = contents(knn_dir(config))
+    assert len(written) == 1 + 3 * 5
+    set_runner(monkeypatch, here)
+    build_table(config_at(work, "knn.backend=faiss"), fingerprint, overwrite=True)
+    assert contents(knn_dir(config)) == written
+    (knn_dir(config) / "parts" / "train-00001.json").unlink()
+    before = state(knn_dir(config))
+    build_table(config, fingerprint)
+    after = state(knn_dir(config))
+    rewritten = {name for name in after if after[name] != before.get(name)}
+    assert contents(knn_dir(config)) == written
+    shard = ("train-00001.ids.npy", "train-00001.similarities.npy", "parts/train-00001.json")
+    assert rewritten == {"manifest.json", *shard}
+    set_runner(monkeypatch, no_work)
+    build_table(config, fingerprint)
 
 
 def test_a_stale_table_is_refused_by_name(work):
     fingerprint = fingerprint_of(config_at(work))
-    build_table(config_at(work, "features.workers=1"), fingerprint)
+    build_table(config_at(work), fingerprint)
     changed = config_at(work, "knn.k=7", "knn.exclude_same_image=true")
     for attempt in (lambda: build_table(changed, fingerprint), lambda: open_table(changed, fingerprint)):
         with pytest.raises(StaleInputError, match=r"(?s)knn\.exclude_same_image: made with False, now True\n.*knn\.k: made with 5, now 7\n.*--overwrite"):  # fmt: skip  # noqa: E501

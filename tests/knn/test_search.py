@@ -1,4 +1,4 @@
-"""The search against golden neighbours and a float64 brute force; blocks, libraries and ties don't change it."""
+"""The search against golden neighbours and a float64 brute force, whatever the blocks, library and ties."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_random_cases_equal_brute_force():
 
 
 def duplicated(count: int = 60) -> np.ndarray:
-    """Many more exact copies than candidates, spread over the ids, and copies moved by less than float32 tells."""
+    """More exact copies than candidates, spread over the ids, and copies that differ in one last bit."""
     rng = np.random.default_rng(2)
     feats = unit(rng, 200)
     feats[rng.permutation(200)[:count]] = feats[17]
@@ -115,7 +115,7 @@ def duplicated(count: int = 60) -> np.ndarray:
 def test_heavy_ties_are_sorted_by_id(top_k, block):
     feats, k = duplicated(), 5
     copies = [set(np.flatnonzero((feats == row).all(1)).tolist()) for row in feats]
-    assert max(map(len, copies)) > k + SLACK  # more than the candidates, so that float32 alone may lose some
+    assert max(map(len, copies)) > k + SLACK  # so float32 alone may lose some
     found = find(feats, k=k, top_k=top_k, block=block)
     assert_same(found, brute_force(feats, np.arange(200), k))
     for q, row in enumerate(found.ids):
@@ -132,7 +132,7 @@ def test_ties_make_a_query_searched_again():
 
 
 def test_a_backend_that_loses_ties_and_rounds_differently_gives_the_same():
-    """Any float32 product within the stated rounding will do: here one with noise and ties broken backwards."""
+    """Any product within the stated rounding will do: here one with noise and ties broken backwards."""
     rng = np.random.default_rng(5)
 
     def sloppy(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -197,7 +197,11 @@ def test_opposite_vectors_are_neighbours_too():
     """A similarity of −1 is a result, not padding."""
     feats = np.array([[1, 0], [-1, 0], [0, 1]], np.float32)
     found = find(feats, k=3)
-    assert found.ids.tolist() == [[0, 2, 1], [1, 2, 0], [2, 0, 1]] and found.similarities[0].tolist() == [1, 0, -1]
+    assert found.ids.tolist() == [[0, 2, 1], [1, 2, 0], [2, 0, 1]] and found.similarities[0].tolist() == [
+        1,
+        0,
+        -1,
+    ]
 
 
 def test_backends_by_name(monkeypatch):

@@ -28,7 +28,12 @@ def root(tmp_path, neighbours):
     first = 0
     for shard, size in SIZES.items():
         part = slice(first, first + size)
-        write_part(tmp_path / "knn", shard, Neighbours(neighbours.ids[part], neighbours.similarities[part]), FINGERPRINT)
+        write_part(
+            tmp_path / "knn",
+            shard,
+            Neighbours(neighbours.ids[part], neighbours.similarities[part]),
+            FINGERPRINT,
+        )
         first += size
     write_manifest(tmp_path / "knn", list(SIZES), FINGERPRINT, exact=True)
     return tmp_path / "knn"
@@ -52,7 +57,7 @@ def test_stale_inputs_are_named(root):
 
 
 def test_missing_unfinished_and_damaged_tables(root, tmp_path):
-    with pytest.raises(UserError, match="the KNN table not found: .*Build it again"):
+    with pytest.raises(UserError, match=r"the KNN table not found: .*Build it again"):
         KnnTable(tmp_path / "nowhere", FINGERPRINT, REMEDY)
     manifest = json.loads((root / "manifest.json").read_text())
     (root / "manifest.json").write_text(json.dumps({**manifest, "format": "other/1"}))
@@ -63,7 +68,7 @@ def test_missing_unfinished_and_damaged_tables(root, tmp_path):
         path = root / f"train-00002.{kind}.npy"
         whole = path.read_bytes()
         os.truncate(path, len(whole) - 8)
-        with pytest.raises(UserError, match="damaged: .*Build it again"):
+        with pytest.raises(UserError, match=r"damaged: .*Build it again"):
             KnnTable(root, FINGERPRINT, REMEDY)
         path.unlink()
         with pytest.raises(UserError, match=rf"damaged: .*train-00002\.{kind}\.npy.*Build it again"):

@@ -24,7 +24,11 @@ def test_golden(golden, name):
         weights=tuple(raw["weights_intra_inter_neg"]), shifts=tuple(raw["shifts_intra_inter_neg"]),
         centring=bool(raw["pointwise"]), clamp=clamp,
     )  # fmt: skip
-    for term, published in ((loss.self_pair, "pos_intra"), (loss.knn_pair, "pos_inter"), (loss.random_pair, "neg_inter")):
+    for term, published in (
+        (loss.self_pair, "pos_intra"),
+        (loss.knn_pair, "pos_inter"),
+        (loss.random_pair, "neg_inter"),
+    ):
         assert_golden(term.loss, raw[f"out_{published}_loss"])
         assert_golden(term.code_mean, raw[f"out_{published}_cd_mean"], rtol=2e-5)
     assert_golden(loss.total, raw["out_total"].astype(np.float32))
@@ -74,7 +78,10 @@ def test_plain_restatement():
         centred = centred - centred.mean() + fd.mean()
         return -(cd.clamp(min=0) * (centred - shift)).mean()
 
-    fk, ck = sample(args["feats_knn"], args["points_other"][0]), sample(args["code_knn"], args["points_other"][0])
+    fk, ck = (
+        sample(args["feats_knn"], args["points_other"][0]),
+        sample(args["code_knn"], args["points_other"][0]),
+    )
     own = term([(f[n], f[n], c[n], c[n]) for n in range(size)], 0.2)
     knn = term([(f[n], fk[n], c[n], ck[n]) for n in range(size)], 0.1)
     random = []

@@ -84,9 +84,7 @@ def test_write_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_dataset(root, train=3, val=2)
     for split, names in {"train": ["0000000", "0000001", "0000002"], "val": ["1000000", "1000001"]}.items():
         assert sorted(path.name for path in (root / "imgs" / split).iterdir()) == [f"{n}.jpg" for n in names]
-        assert sorted(path.name for path in (root / "labels" / split).iterdir()) == [
-            f"{n}.png" for n in names
-        ]
+        assert sorted(path.name for path in (root / "labels" / split).iterdir()) == [f"{n}.png" for n in names]
     label = Image.open(root / "labels" / "train" / "0000001.png")
     assert label.mode == "L"
     assert (np.asarray(label) == draw(1)[1]).all()
@@ -98,9 +96,7 @@ def test_write_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(seed: int) -> None:
         raise KeyboardInterrupt(seed)
 
-    with (
-        monkeypatch.context() as patched
-    ):  # the same again: nothing is drawn; another: drawn, and interrupted
+    with monkeypatch.context() as patched:  # the same again: nothing is drawn; another: drawn, and interrupted
         patched.setattr(landscapes, "draw", refuse)
         write_dataset(root, train=3, val=2)
         with pytest.raises(KeyboardInterrupt):

@@ -63,9 +63,7 @@ def test_an_unknown_key_is_refused_by_name(source: dict[str, torch.Tensor]) -> N
 
 
 def test_a_wrong_shape_is_refused_by_name(source: dict[str, torch.Tensor]) -> None:
-    with pytest.raises(
-        UserError, match=r"conv_stem\.weight has shape \(32, 1, 3, 3\), wanted \(32, 3, 3, 3\)"
-    ):
+    with pytest.raises(UserError, match=r"conv_stem\.weight has shape \(32, 1, 3, 3\), wanted \(32, 3, 3, 3\)"):
         translate({**source, "_conv_stem.weight": torch.zeros(32, 1, 3, 3)})
 
 
@@ -94,9 +92,7 @@ def test_the_written_file_sees(tmp_path: Path) -> None:
     # The mean input that the stem's batch norm has seen is ImageNet's mean colour, scaled to [-1, 1].
     per_channel = tensors["conv_stem.weight"].sum((2, 3))
     seen = torch.linalg.lstsq(per_channel, tensors["bn1.running_mean"][:, None]).solution[:, 0]
-    assert torch.allclose(
-        seen * torch.tensor(STD) + torch.tensor(MEAN), torch.tensor([0.485, 0.456, 0.406]), atol=0.05
-    )
+    assert torch.allclose(seen * torch.tensor(STD) + torch.tensor(MEAN), torch.tensor([0.485, 0.456, 0.406]), atol=0.05)
     pixels = torch.from_numpy(draw(3)[0]).permute(2, 0, 1)[None] / 255
     with torch.inference_mode():
         features = model.forward_features(
