@@ -25,9 +25,10 @@ def add_parser(verbs: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run it."""
+    from stego_dist.cli import main
     from stego_dist.quickstart.run import quickstart
 
-    summary = quickstart(Path(args.out), seeds=args.seeds, overrides=args.overrides)
+    summary = quickstart(Path(args.out), main, seeds=args.seeds, overrides=args.overrides)
     if args.json:
         print(json.dumps(summary, indent=2))
     return 0

@@ -13,13 +13,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from stego_dist import cli, console
+from stego_dist import console
 from stego_dist.errors import UserError
 from stego_dist.quickstart.landscapes import CLASSES, write_dataset
 from stego_dist.quickstart.weights import write_backbone_weights
@@ -29,9 +29,15 @@ from stego_dist.rundir import RunDir, read_json, write_json
 PROCESSES = 2
 
 
-def quickstart(out: Path, *, seeds: Sequence[int] = (0,), overrides: Sequence[str] = ()) -> dict[str, Any]:
+Command = Callable[[Sequence[str]], int]
+
+
+def quickstart(
+    out: Path, command: Command, *, seeds: Sequence[int] = (0,), overrides: Sequence[str] = ()
+) -> dict[str, Any]:
     """Run everything below `out`; returns and writes `summary.json`: per seed and on average, ours and the baseline.
 
+    `command` runs a command line of this program and returns its exit code.
     Raises UserError when a station fails.
     """
     start = time.monotonic()
@@ -43,7 +49,8 @@ def quickstart(out: Path, *, seeds: Sequence[int] = (0,), overrides: Sequence[st
         write_backbone_weights(weights)
 
     stations.begin("packing images and labels into shards")
-    _cli(
+    _run(
+        command,
         "shards",
         "build",
         "folder",
@@ -62,7 +69,7 @@ def quickstart(out: Path, *, seeds: Sequence[int] = (0,), overrides: Sequence[st
         f"features.dir={out / 'features'}",
     ]
     stations.begin("one pass of the backbone over the shards, then each image's nearest neighbours")
-    _cli("knn", "build", config, *places, *overrides)
+    _run(command, "knn", "build", config, *places, *overrides)
 
     runs = {}
     for seed in seeds:
@@ -71,7 +78,7 @@ def quickstart(out: Path, *, seeds: Sequence[int] = (0,), overrides: Sequence[st
         stations.begin(f"training the head on {PROCESSES} processes, seed {seed}")
         _launch("train", *arguments, "--resume")
         stations.begin(f"evaluation beside k-means over raw features, seed {seed}")
-        _cli("eval", str(run.root), "--baseline")
+        _run(command, "eval", str(run.root), "--baseline")
         runs[seed] = read_json(run.results, "the run's results", "Run the quickstart again.")
 
     summary = _summary(runs)
@@ -99,9 +106,9 @@ class _Stations:
         console.say(f"\n[{self.number}/{self.total}] {what}", style="bold")
 
 
-def _cli(*arguments: str) -> None:
+def _run(command: Command, *arguments: str) -> None:
     console.say("$ stego-dist " + " ".join(arguments), style="dim")
-    code = cli.main(arguments)
+    code = command(arguments)
     if code:
         raise UserError(f"`stego-dist {' '.join(arguments)}` ended with exit code {code}, see above")
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from stego_dist.config import load_config
-from stego_dist.engine import train as train_module
+from stego_dist.engine.inputs import share_of_rank
 from stego_dist.engine.train import SAVED, Trainer, train
 from stego_dist.errors import ConfigError, StaleInputError, UserError
 from stego_dist.rundir import RunDir
@@ -188,12 +187,9 @@ def test_a_loss_that_is_not_finite(workspace):
 
 def test_groups_must_fit_the_processes(prepared):
     config = config_at(prepared)
-    assert train_module._share(config, SimpleNamespace(num_processes=2, process_index=1)) == (
-        range(4, 8),
-        range(1, 2),
-    )
+    assert share_of_rank(config, 1, 2) == (range(4, 8), range(1, 2))
     with pytest.raises(ConfigError, match="2 group.s. of 4 .* 3 processes can't share; with this batch use 1 or 2"):
-        train_module._share(config, SimpleNamespace(num_processes=3, process_index=0))
+        share_of_rank(config, 0, 3)
 
 
 def test_fp16_needs_a_gpu(prepared, tmp_path):
