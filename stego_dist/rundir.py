@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -160,3 +161,26 @@ class RunDir:
     def write_status(self, state: str, *, step: int, exit_code: int | None, **more: Any) -> None:
         """Record `state` (running, done, failed, interrupted, saved) for whoever launched the run."""
         write_json(self.status, {"state": state, "step": step, "exit_code": exit_code, **more})
+
+
+def append_metrics(path: Path, line: Mapping[str, float]) -> None:
+    """Append a line to metrics.jsonl; a number that is not finite becomes null."""
+    finite = {key: value if math.isfinite(value) else None for key, value in line.items()}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(finite) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl, without one that was only half written; none when there is no file."""
+    lines = []
+    for text in path.read_text("utf-8").splitlines() if path.exists() else ():
+        with contextlib.suppress(json.JSONDecodeError):
+            lines.append(json.loads(text))
+    return lines
+
+
+def drop_metrics_after(path: Path, step: int) -> None:
+    """Remove the lines of steps that will be trained again."""
+    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    with atomic_path(path) as tmp:
+        tmp.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8")

@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except UserError as error:
-        console.err.print(f"error: {error}", style="red", markup=False, highlight=False)
+        console.err.print(f"error: {error}", style="red", markup=False, highlight=False, emoji=False, soft_wrap=True)
         return error.exit_code
     except KeyboardInterrupt:
         console.err.print("interrupted", style="red")

@@ -31,6 +31,7 @@ from stego_dist.data.transforms import Resize
 from stego_dist.engine.inputs import AUTOCAST
 from stego_dist.engine.predict import CLUSTERS, LINEAR, CrfPool, Maps, predict_maps
 from stego_dist.engine.step import signed_labels
+from stego_dist.errors import UserError
 from stego_dist.metrics.confusion import Matrix, Scores, confusion, scores
 from stego_dist.metrics.matching import Matching, match_clusters, match_published
 from stego_dist.models.backbone import Backbone
@@ -56,21 +57,38 @@ class Evaluation:
     matchings: dict[str, Matching] = field(default_factory=dict)
 
 
-class _Views(Dataset[tuple[int, Tensor, Tensor | None]]):
+View = tuple[int, Tensor, Tensor | None]
+
+
+class _Views(Dataset[View | UserError]):
+    """Images and labels at the evaluation's size. An error of the user's comes as a value (see engine/feed.py)."""
+
     def __init__(self, samples: ShardSamples, ids: Sequence[int], resolution: int, resize: Resize) -> None:
         self.samples, self.ids, self.resolution, self.resize = samples, ids, resolution, resize
 
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, place: int) -> tuple[int, Tensor, Tensor | None]:
+    def __getitem__(self, place: int) -> View | UserError:
         i = self.ids[place]
-        return (i, *self.samples.view(i, self.resolution, self.resize))
+        try:
+            return (i, *self.samples.view(i, self.resolution, self.resize))
+        except UserError as error:
+            return error
 
 
-def _collate(items: list[tuple[int, Tensor, Tensor | None]]) -> tuple[list[int], Tensor, Tensor | None]:
-    ids, images, labels = zip(*items)
-    return list(ids), torch.stack(images), None if labels[0] is None else torch.stack(labels)
+def _collate(items: list[View | UserError]) -> tuple[list[int], Tensor, Tensor | None] | UserError:
+    views = []
+    for item in items:
+        if isinstance(item, UserError):
+            return item
+        views.append(item)
+    labels = [label for _, _, label in views if label is not None]
+    return (
+        [i for i, _, _ in views],
+        torch.stack([image for _, image, _ in views]),
+        torch.stack(labels) if labels else None,
+    )
 
 
 def evaluate(
@@ -109,7 +127,10 @@ def evaluate(
     )
     try:
         with console.progress(title, len(mine)) as bar:
-            for ids, images, labels in loader:
+            for loaded in loader:
+                if isinstance(loaded, UserError):
+                    raise loaded
+                ids, images, labels = loaded
                 images = images.to(accelerator.device)
                 with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
                     code = flip_averaged_code(backbone, segmenter.head, images, e.flip)

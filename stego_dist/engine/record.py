@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import math
 import shutil
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
@@ -65,25 +61,3 @@ def _settings(config: Config) -> dict[str, Any]:
 
     walk("", config.model_dump(mode="json"))
     return flat
-
-
-def append_metrics(path: Path, line: Mapping[str, float]) -> None:
-    """Append a line to metrics.jsonl; a number that is not finite becomes null."""
-    finite = {key: value if math.isfinite(value) else None for key, value in line.items()}
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(finite) + "\n")
-
-
-def drop_metrics_after(path: Path, step: int) -> None:
-    """Remove the lines of steps that will be trained again, and a half-written last line."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text("utf-8").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError):
-            continue
-    with atomic_path(path) as tmp:
-        tmp.write_text("".join(line + "\n" for line in kept), "utf-8")

@@ -36,12 +36,12 @@ from stego_dist.engine.inputs import (
     provenance,
     share_of_rank,
 )
-from stego_dist.engine.record import append_metrics, drop_metrics_after, prepare_run_dir
+from stego_dist.engine.record import prepare_run_dir
 from stego_dist.engine.setup import StopFlag, make_accelerator, stop_on_signals
 from stego_dist.engine.step import TrainStep, count_labelled, parameter_groups, signed_labels
 from stego_dist.errors import UserError
 from stego_dist.losses.draws import draw_step, generator
-from stego_dist.rundir import RunDir, write_json
+from stego_dist.rundir import RunDir, append_metrics, drop_metrics_after, write_json
 
 SAVED = 75
 """Exit code: saved, to be resumed."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from stego_dist.report.tables import main_rows, percent, readable
-from stego_dist.rundir import RunDir, atomic_path, read_json
+from stego_dist.rundir import RunDir, atomic_path, read_json, read_metrics
 
 
 def write_page(run: RunDir) -> Path:
@@ -26,7 +26,7 @@ def write_page(run: RunDir) -> Path:
         results=results,
         rows=main_rows(results),
         panels=panels,
-        config=run.config.read_text("utf-8"),
+        config=run.config.read_text("utf-8") if run.config.exists() else "config.yaml is missing",
         provenance=json.dumps(provenance, indent=2),
         loss=_loss_curve(run.metrics),
     )
@@ -38,9 +38,7 @@ def write_page(run: RunDir) -> Path:
 
 def _loss_curve(metrics: Path) -> dict[str, str] | None:
     """The correspondence loss over steps as the points of an SVG polyline in a 600×160 box."""
-    if not metrics.exists():
-        return None
-    lines = [json.loads(line) for line in metrics.read_text("utf-8").splitlines()]
+    lines = read_metrics(metrics)
     series = [
         (line["step"], line["loss/correspondence"]) for line in lines if line.get("loss/correspondence") is not None
     ]

@@ -23,7 +23,7 @@ def evaluate_seed(config: str, name: str, seed: int, overrides: list[str]) -> di
     run = Path("runs") / f"{name}_seed{seed}"
     for command in (
         ["train", config, f"seed={seed}", f"run_dir={run}", "--resume", *overrides],
-        ["eval", str(run), "--baseline", "--json"],
+        ["eval", str(run), "--baseline"],
     ):
         if stego(command):
             raise SystemExit(f"{' '.join(command)} failed")

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.launching import stego
-from tests.tiny import config_at, write_images
+from tests.tiny import build_shards, config_at, embed_and_search, write_images
 
 pytestmark = [pytest.mark.e2e, pytest.mark.ray]
 
@@ -25,21 +25,18 @@ def test_from_a_folder_of_images_to_a_report(tmp_path):
     evaluated = stego(1, "eval", str(tmp_path / "run"), "--baseline", "--json")
     results = json.loads(evaluated.stdout)
     assert results == json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["images"] == 5 and results["classes"] == ["class 0", "class 1"]
+    assert results["images"] == 5 and results["classes"] == ["class_0", "class_1"]
     assert 0 < results["measures"]["kmeans"]["miou"] <= 1
     printed = stego(1, "report", str(tmp_path / "run")).stdout
-    assert "raw features, k-means" in printed and "class 1" in printed
+    assert "raw features, k-means" in printed and "class_1" in printed
     page = (tmp_path / "run" / "report.html").read_text()
     assert page.count("data:image/png;base64") == 2
 
 
 def test_a_stale_table_is_refused_by_name(tmp_path):
-    write_images(tmp_path / "images")
-    config_at(tmp_path)
-    config, shards = str(tmp_path / "config.yaml"), str(tmp_path / "shards")
-    stego(1, "shards", "build", "folder", "--source", str(tmp_path / "images"), "--out", shards)
-    stego(1, "knn", "build", config)
-    done = stego(1, "train", config, "data.resolution=40", check=False)
+    build_shards(tmp_path)
+    embed_and_search(config_at(tmp_path))
+    done = stego(1, "train", str(tmp_path / "config.yaml"), "data.resolution=40", check=False)
     assert done.returncode == 1
     assert "data.resolution: made with 32, now 40" in done.stderr and "stego-dist knn build" in done.stderr
     assert "Traceback" not in done.stderr

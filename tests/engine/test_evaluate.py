@@ -122,6 +122,19 @@ def test_the_baseline_clusters_raw_features(prepared, model):
     assert results["measures"]["kmeans"]["accuracy"] > 0.6  # two textures: easy for features even of a random network
 
 
+def test_a_corrupt_image_is_named_by_shard_and_sample(workspace, model):
+    samples = ShardSamples(ShardSet.open(workspace / "shards"), "val")
+    tar = samples.shard_set.tar(samples.split.shards[0])
+    content = bytearray(tar.read_bytes())
+    start = samples.header_offset(0) + 512
+    content[start : start + 200] = bytes(200)
+    tar.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        run(workspace, model, "data.workers=1")
+    assert tar.name in str(caught.value) and samples.key(0) in str(caught.value)
+    assert "Traceback" not in str(caught.value)
+
+
 def test_a_resolution_that_does_not_fit_is_named(prepared, model):
     with pytest.raises(UserError, match=r"eval\.resolution: 42 is not a multiple of the patch size"):
         run(prepared, model, "eval.resolution=42")

@@ -58,11 +58,12 @@ def test_a_run_is_the_whole_record(undisturbed):
 
 
 def test_training_learns(prepared):
-    config = config_at(prepared, f"run_dir={prepared / 'learns'}", "train.steps=60", "train.log_every=10")
+    config = config_at(prepared, f"run_dir={prepared / 'learns'}", "train.steps=80")
     train(config)
     lines = metrics(config)
     for name in ("loss/linear", "loss/correspondence"):
-        assert lines[-1][name] < lines[0][name], name
+        first, last = (np.mean([line[name] for line in part]) for part in (lines[:20], lines[-20:]))
+        assert last < first, name
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_does_not(prepared, undisturbed):
