@@ -175,7 +175,8 @@ class Trainer:
         feats, feats_knn = batch.anchors, batch.neighbours
         images = None
         if self.store is None:
-            images = self.backbone.normalise(batch.anchors)
+            if config.loss.contrastive_crf_weight:
+                images = self.backbone.normalise(batch.anchors)
             dtype = AUTOCAST[config.train.precision]
             with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
                 feats, feats_knn = self.backbone(torch.cat([batch.anchors, batch.neighbours])).chunk(2)
@@ -229,7 +230,10 @@ class Trainer:
         line = {"step": self.step, **dict(zip(log, values.tolist())), **rates, "skipped": self.skipped}
         if self.accelerator.is_main_process:
             append_metrics(self.run.metrics, line)
-        shown: dict[str, Any] = {"loss": line["loss/total"], "images/s": rates["images_per_s"]}
+        shown: dict[str, Any] = {
+            name: line[f"loss/{name}"] for name in ("correspondence", "cluster", "linear") if f"loss/{name}" in line
+        }
+        shown["images/s"] = rates["images_per_s"]
         bar.advance(**shown, wait=f"{rates['data_wait_share']:.0%}")
 
     def _save(self) -> None:

@@ -38,6 +38,7 @@ def test_golden_square_and_rectangular(golden, vit_file):
     backbone = golden_backbone(vit_file)
     assert_golden(backbone.extract(torch.from_numpy(case["image"])), case["out_feat"])
     assert_golden(backbone.extract(torch.from_numpy(case["image_rect"])), case["out_feat_rect"])
+    assert_golden(backbone.model.forward_features(torch.from_numpy(case["image"]))[:, 0], case["out_cls"])
     keys = golden_backbone(vit_file, feature="keys").extract(torch.from_numpy(case["image"]))
     assert_golden(keys, case["out_keys"])
 
