@@ -10,7 +10,8 @@ from PIL import Image
 
 from stego_dist.data import sources
 from stego_dist.data.card import Card, load_card
-from stego_dist.data.sources import find_pairs, is_plain_jpeg, open_image, open_label
+from stego_dist.data.encodings import open_label
+from stego_dist.data.sources import find_pairs, is_plain_jpeg, open_image
 from stego_dist.errors import UserError
 
 
