@@ -56,6 +56,7 @@ def run_cards(args: argparse.Namespace) -> int:
     if args.json:
         _json({name: card.model_dump(mode="json") for name, card in cards.items()})
         return 0
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(show_lines=True)
@@ -64,7 +65,7 @@ def run_cards(args: argparse.Namespace) -> int:
     table.add_column("title, where to get it", overflow="fold")
     for name, card in cards.items():
         classes = "source's" if card.num_classes is None else str(card.num_classes)
-        table.add_row(name, classes, _splits(card), f"{card.title}\n[dim]{card.where}[/dim]")
+        table.add_row(name, classes, _splits(card), f"{escape(card.title)}\n[dim]{escape(card.where)}[/dim]")
     console.out.print(table)
     console.out.print("One card whole: stego-dist shards cards NAME")
     return 0
