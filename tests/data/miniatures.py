@@ -152,9 +152,9 @@ def potsdam_raw(
 
 
 def save_rgbir(path: Path, pixels: Pixels, extra: int) -> None:
-    """An uncompressed TIFF of four samples; `extra` says what the fourth is: 0 something, 1 premultiplied alpha, 2 alpha.
+    """An uncompressed TIFF of four samples; `extra` calls the fourth 0 something, 1 premultiplied alpha, 2 alpha.
 
-    Pillow writes 2 alone.
+    Pillow itself writes 2 only.
     """
     height, width, _ = pixels.shape
     entries = 12
