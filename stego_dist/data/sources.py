@@ -59,8 +59,9 @@ def find_pairs(
 ) -> list[Source]:
     """The images of a split sorted by key, with their labels; without any when the label folder is absent.
 
-    `lists` is the folder of the lists of images, where they are not in `root`. With `on_error="skip"` an image
-    whose label is missing is returned without one, for the packer to reject.
+    The tiles of an image follow each other, row by row. `lists` is the folder of the lists of images, where they
+    are not in `root`. With `on_error="skip"` an image whose label is missing is returned without one, for the
+    packer to reject.
     Raises UserError: no such split, folder or list, no images, two files of one name, images without label.
     """
     if split not in card.splits:
@@ -79,10 +80,8 @@ def find_pairs(
     may_miss = on_error == "skip" or isinstance(card.lists.get(split), list)  # the card's own keys: a part will do
     images = select(images, keys, f"split {split} in {folder}", may_miss=may_miss)
     labels = _labels(card, root, split, images, on_error)
-    pairs = [Source(path, labels.get(key), key) for key, path in images.items()]
-    if card.tile:
-        pairs = [tile for pair in pairs for tile in _tiles(pair, card, on_error)]
-    return sorted(pairs, key=lambda pair: pair.key)
+    pairs = [Source(path, labels.get(key), key) for key, path in sorted(images.items())]
+    return [tile for pair in pairs for tile in _tiles(pair, card, on_error)] if card.tile else pairs
 
 
 def _labels(card: Card, root: Path, split: str, images: dict[str, Path], on_error: OnError) -> dict[str, Path]:

@@ -15,6 +15,7 @@ import torch
 import yaml
 from PIL import Image
 
+from stego_dist.data import encodings
 from stego_dist.data.card import Card, list_cards, load_card
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.pack import build
@@ -304,6 +305,17 @@ def test_tiles_do_not_count_their_image_over_and_over(tmp_path):
     plan = plan_build(card, mini.root, tmp_path / "out", BuildOptions(shard_bytes=2**20), ["train"])
     assert plan.num_images == 40 * 40
     assert plan.estimated_bytes - whole == pytest.approx(1600 * 3072, rel=0.01)
+
+
+def test_an_image_is_decoded_once_for_its_tiles_in_a_shard(tmp_path, monkeypatch):
+    mini = miniatures.potsdam_raw(tmp_path / "raw", {"train": ("2_1", "2_10", "2_10_3")}, (100, 100))
+    change = {"tile": Tiling(size=10), "lists": {}, "splits": {"train": "x"}, "expected": None}
+    card = load_card("potsdam3_raw").model_copy(update=change)
+    calls: list[str] = []
+    opened = encodings.open_image
+    monkeypatch.setattr(encodings, "open_image", lambda path, **more: calls.append(path.name) or opened(path, **more))
+    build(card, mini.root, tmp_path / "out", BuildOptions(min_shards=3))
+    assert len(calls) == 3 * 3
 
 
 def test_a_part_of_the_raw_images_will_do(tmp_path, capsys):
