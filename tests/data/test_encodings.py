@@ -194,3 +194,18 @@ def test_a_label_map_of_another_size_is_refused_before_it_is_cut(tmp_path, card)
     tile = tile_of(Tiling(size=2), (4, 2), 0, 0)
     with pytest.raises(UserError, match="label map is 5×2, its image 4×2"):
         open_label(save(tmp_path / "a.png", np.zeros((2, 5), np.uint8)), card, (2, 2), tile)
+
+
+def test_images_shrink_by_means_and_labels_by_the_top_left_pixel(tmp_path, card):
+    rng = np.random.default_rng(2)
+    pixels, ids = rng.integers(0, 256, (12, 18, 3), dtype=np.uint8), rng.integers(0, 3, (12, 18), dtype=np.uint8)
+    source = Source(
+        save(tmp_path / "i.png", pixels),
+        save(tmp_path / "l.png", ids),
+        "x_1_1",
+        tile_of(Tiling(size=3, overlap=1, shrink=3), (18, 12), 0, 1),
+    )
+    image, label, _ = read_source(source, card, True, "train")
+    blocks = pixels[:9, 6:15].reshape(3, 3, 3, 3, 3).mean((1, 3))
+    np.testing.assert_allclose(np.asarray(image), blocks, atol=0.51)
+    np.testing.assert_array_equal(label, ids[:9:3, 6:15:3])
