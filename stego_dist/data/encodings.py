@@ -30,9 +30,9 @@ _RAW_IDS = 2**16
 
 
 def read_source(
-    source: Source, card: Card, labelled: bool, split: str
+    source: Source, card: Card, labelled: bool
 ) -> tuple[Image.Image, NDArray[np.uint8] | None, bytes | None]:
-    """An image, its class ids where the split is labelled, and the file itself where it is an upright RGB JPEG.
+    """An image, its class ids where its split is labelled, and the file itself where it is an upright RGB JPEG.
 
     Raises UserError naming the file: either cannot be read, or the label map is missing.
     """
@@ -50,7 +50,7 @@ def read_source(
     if source.label is not None:
         return image, open_label(source.label, card, image.size, source.tile), original
     if not card.labels_partial:
-        raise UserError(f"{name}: no label, where other images of split {split} have one")
+        raise UserError(f"{name}: no label, where other images of its split have one")
     return image, np.full(image.size[::-1], IGNORED, np.uint8), original
 
 

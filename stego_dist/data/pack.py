@@ -112,7 +112,7 @@ def _samples(task: PackTask, source: Source) -> list[tuple[bytes, NDArray[np.uin
     All are made before any is written, so that an image is packed whole or not at all.
     """
     options, name = task.options, str(source.image)
-    image, label, original = read_source(source, task.card, task.labelled, task.split)
+    image, label, original = read_source(source, task.card, task.labelled)
     keep = original if options.crops == "none" else None
 
     def sample(box: Box) -> tuple[bytes, NDArray[np.uint8] | None, dict[str, Any]]:

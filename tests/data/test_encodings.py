@@ -126,7 +126,7 @@ def test_wrong_arrays_are_named(tmp_path, arrays):
         mat(source.image, **{"img": np.zeros((2, 3, 4), np.uint8), **{k: v for k, v in content.items() if k != "gt"}})
         mat(tmp_path / "g.mat", gt=content.get("gt", np.zeros((2, 3), np.uint8)))
         with pytest.raises(UserError, match=match):
-            read_source(source, arrays, True, "train")
+            read_source(source, arrays, True)
 
     complaint(r"i\.mat: array img must be uint8, height × width × 4; it is uint8, 2 × 3 × 3", img=COLOUR[:2, :3])
     complaint(r"i\.mat: .*it is float64", img=np.zeros((2, 3, 4)))
@@ -136,7 +136,7 @@ def test_wrong_arrays_are_named(tmp_path, arrays):
     complaint(r"g\.mat: ids \[3\] are not in card", gt=np.full((2, 3), 3, np.uint8))
     mat(tmp_path / "g.mat", other=np.zeros((2, 3)), more=1)
     with pytest.raises(UserError, match=r"g\.mat: has no array 'gt'; arrays there: more, other"):
-        read_source(source, arrays, True, "train")
+        read_source(source, arrays, True)
 
 
 @pytest.mark.parametrize("compress", [False, True])
@@ -168,7 +168,7 @@ def test_infrared_changes_no_colours_whatever_the_file_calls_it(tmp_path, extra)
     pixels = np.random.default_rng(1).integers(0, 256, (6, 8, 4), dtype=np.uint8)
     save_rgbir(tmp_path / "a.tif", pixels, extra)
     card = Card(name="x", title="", images="{split}", channels=4)
-    image, label, original = read_source(Source(tmp_path / "a.tif", None, "a"), card, False, "train")
+    image, label, original = read_source(Source(tmp_path / "a.tif", None, "a"), card, False)
     np.testing.assert_array_equal(np.asarray(image), pixels[..., :3])
     assert label is None and original is None
 
@@ -205,7 +205,7 @@ def test_images_shrink_by_means_and_labels_by_the_top_left_pixel(tmp_path, card)
         "x_1_1",
         tile_of(Tiling(size=3, overlap=1, shrink=3), (18, 12), 0, 1),
     )
-    image, label, _ = read_source(source, card, True, "train")
+    image, label, _ = read_source(source, card, True)
     blocks = pixels[:9, 6:15].reshape(3, 3, 3, 3, 3).mean((1, 3))
     np.testing.assert_allclose(np.asarray(image), blocks, atol=0.6)  # Pillow rounds a little off
     np.testing.assert_array_equal(label, ids[:9:3, 6:15:3])

@@ -300,11 +300,10 @@ def test_tiles_of_any_size_and_overlap(tmp_path, extra):
 
 def test_tiles_do_not_count_their_image_over_and_over(tmp_path):
     mini = miniatures.potsdam_raw(tmp_path / "raw", {"train": ("2_10",)}, (800, 800))
-    whole = sum(path.stat().st_size for path in mini.root.rglob("*potsdam_2_10*.tif"))
     card = load_card("potsdam3_raw").model_copy(update={"tile": Tiling(size=20)})
     plan = plan_build(card, mini.root, tmp_path / "out", BuildOptions(shard_bytes=2**20), ["train"])
     assert plan.num_images == 40 * 40
-    assert plan.estimated_bytes - whole == pytest.approx(1600 * 3072, rel=0.01)
+    assert len(plan.tasks) <= 16 and plan.estimated_bytes < 16 * 2**20  # the files' sizes times 1,600 are 5 GB
 
 
 def test_an_image_is_decoded_once_for_its_tiles_in_a_shard(tmp_path, monkeypatch):
