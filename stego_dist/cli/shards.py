@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stego_dist import console
+from stego_dist.cli.cards import add_tiling, run_cards, tiled
 from stego_dist.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _BUILD_EXAMPLES = """\
 examples:
   stego-dist shards build folder --source my_images --out shards/built/mine --crops five
   stego-dist shards build camvid11 --source CamVid --out shards/built/camvid11
+  stego-dist shards build cocostuff27 --source COCO --lists COCO/curated --out shards/built/coco --crops five
   stego-dist shards build my_card.yaml --source DIR --out DIR --splits train --on-error skip
 
 Started again it goes on where it stopped; --overwrite begins anew. `stego-dist shards cards` lists the cards.
@@ -45,6 +47,7 @@ def add_parser(verbs: Any) -> None:
     build.add_argument("card", metavar="CARD", help="name of a dataset card, or path to a YAML file")
     build.add_argument("--source", type=Path, required=True, metavar="DIR", help="where the data set lies")
     build.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the shards go")
+    build.add_argument("--lists", type=Path, metavar="DIR", help="where the card's lists of images lie (in --source)")
     build.add_argument(
         "--crops", choices=("none", "five", "random"), default="none", help="crops of every image (none)"
     )
@@ -52,12 +55,14 @@ def add_parser(verbs: Any) -> None:
     build.add_argument("--seed", type=int, default=0, help="of random crops (0)")
     build.add_argument("--quality", type=int, default=95, help="of JPEGs that are encoded anew (95)")
     build.add_argument("--shard-mb", type=float, default=64, metavar="MB", help="size of a shard, about (64)")
-    build.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these (default: all of the card's)")
+    build.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these (default: as the card says)")
     build.add_argument(
         "--on-error", choices=("fail", "skip"), default="fail", help="what an unreadable file does (fail)"
     )
     build.add_argument("--overwrite", action="store_true", help="begin anew: remove the shards in --out")
     build.add_argument("--workers", type=int, metavar="N", help="processes (default: one a CPU; 1 for few images)")
+
+    add_tiling(build)
 
     verify = add("verify", "check every file", "example: stego-dist shards verify DIR", run_verify)
     verify.add_argument("dir", type=Path, metavar="DIR", help="a shard set")
@@ -73,7 +78,8 @@ def add_parser(verbs: Any) -> None:
         help="of the first split, in place of DIR/sheet-SPLIT.png of each",
     )
 
-    add("cards", "list the dataset cards", "example: stego-dist shards cards", run_cards)
+    cards = add("cards", "list the dataset cards", "example: stego-dist shards cards camvid11", run_cards)
+    cards.add_argument("name", nargs="?", metavar="NAME", help="show this card (or file) whole")
 
 
 def run_build(args: argparse.Namespace) -> int:
@@ -82,12 +88,12 @@ def run_build(args: argparse.Namespace) -> int:
     from stego_dist.data.pack import build
     from stego_dist.data.plan import BuildOptions
 
-    card = load_card(args.card)
+    card = tiled(load_card(args.card), args)
     options = BuildOptions(
         args.crops, args.ratio, args.seed, args.quality, round(args.shard_mb * 2**20), on_error=args.on_error
     )
     runner = _runner(_workers(args))
-    shard_set = build(card, args.source, args.out, options, args.splits, runner, args.overwrite)
+    shard_set = build(card, args.source, args.out, options, args.splits, runner, args.overwrite, args.lists)
     _print(shard_set, args.json)
     return 0
 
@@ -144,24 +150,6 @@ def run_show(args: argparse.Namespace) -> int:
     _print(shard_set, args.json)
     for path in sheets.values():
         console.say(f"contact sheet: {path}")
-    return 0
-
-
-def run_cards(args: argparse.Namespace) -> int:
-    """List the dataset cards that can be called by name."""
-    from rich.table import Table
-
-    from stego_dist.data.card import list_cards, load_card
-
-    cards = {name: load_card(path) for name, path in list_cards().items()}
-    if args.json:
-        print(json.dumps({name: card.model_dump(mode="json") for name, card in cards.items()}, indent=2))
-        return 0
-    table = Table("card", "title", "classes", "splits", "where to get it")
-    for name, card in cards.items():
-        classes = "from the source" if card.num_classes is None else str(card.num_classes)
-        table.add_row(name, card.title, classes, " ".join(card.splits), card.where)
-    console.out.print(table)
     return 0
 
 

@@ -25,9 +25,10 @@ from PIL import Image
 from stego_dist import __version__, console
 from stego_dist.data.card import IGNORED, Card
 from stego_dist.data.crops import Box, crop_boxes
+from stego_dist.data.encodings import read_source
 from stego_dist.data.manifest import Manifest, Shard, ShardSet, Split
 from stego_dist.data.plan import BuildOptions, BuildPlan, PackTask, plan_build
-from stego_dist.data.sources import Source, is_plain_jpeg, open_image, open_label, read_file
+from stego_dist.data.sources import Source
 from stego_dist.errors import UserError
 from stego_dist.rundir import atomic_path, check_fingerprint, read_json, sha256_file, write_json
 
@@ -111,19 +112,13 @@ def _samples(task: PackTask, source: Source) -> list[tuple[bytes, NDArray[np.uin
     All are made before any is written, so that an image is packed whole or not at all.
     """
     options, name = task.options, str(source.image)
-    data = read_file(source.image)
-    image = open_image(data, name)
-    label = None
-    if task.labelled:
-        if source.label is None:
-            raise UserError(f"{name}: no label, where other images of split {task.split} have one")
-        label = open_label(source.label, task.card, image.size)
-    keep = options.crops == "none" and is_plain_jpeg(data)
+    image, label, original = read_source(source, task.card, task.labelled)
+    keep = original if options.crops == "none" else None
 
     def sample(box: Box) -> tuple[bytes, NDArray[np.uint8] | None, dict[str, Any]]:
         left, top, right, bottom = box
         try:
-            jpeg = data if keep else _encode(image.crop(box), "JPEG", quality=options.quality, subsampling=0)
+            jpeg = keep or _encode(image.crop(box), "JPEG", quality=options.quality, subsampling=0)
         except OSError as error:
             raise UserError(f"{name}: cannot be written as JPEG: {error}") from None
         cut = None if label is None else label[top:bottom, left:right]
@@ -206,13 +201,14 @@ def build(
     splits: Sequence[str] | None = None,
     runner: Runner = serial,
     overwrite: bool = False,
+    lists: Path | None = None,
 ) -> ShardSet:
     """Build a shard set: plan, let `runner` pack the shards, finish. Started again, it goes on where it was.
 
     `overwrite` removes what an earlier build left in `out`, once the new plan stands. Raises what its three
     steps raise, and UserError when `out` holds splits that are not asked for.
     """
-    plan = plan_build(card, source, out, options, splits)
+    plan = plan_build(card, source, out, options, splits, lists)
     if overwrite:
         remove_shards(out)
     elif (out / "manifest.json").exists():

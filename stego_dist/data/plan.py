@@ -93,26 +93,32 @@ class BuildPlan:
 
 
 def plan_build(
-    card: Card, source: Path, out: Path, options: BuildOptions, splits: Sequence[str] | None = None
+    card: Card,
+    source: Path,
+    out: Path,
+    options: BuildOptions,
+    splits: Sequence[str] | None = None,
+    lists: Path | None = None,
 ) -> BuildPlan:
-    """List the splits (default: all of the card's) and deal their images out to shards.
+    """List the splits (default: the card's) and deal their images out to shards; `lists` holds their lists.
 
     Raises UserError: no such folder, and what `find_pairs` raises.
     """
     if not source.is_dir():
         raise UserError(f"source folder {source} does not exist. {card.where}".rstrip())
     source, out = source.absolute(), out.absolute()  # tasks may run in another working directory
-    card, splits = source_classes(card, source), list(splits or card.splits)
+    card, splits = source_classes(card, source), list(splits or card.default_splits or card.splits)
     tasks: list[PackTask] = []
     total = 0
     for split in splits:
-        pairs = find_pairs(card, source, split, options.on_error)
+        pairs = find_pairs(card, source, split, options.on_error, lists)
         expected = (card.expected or {}).get(split, len(pairs))
         if expected != len(pairs):
             console.warn(f"split {split} of {card.name} has {len(pairs)} images in {source}, expected {expected}")
         listing = [_listing(i, pair) for i, pair in enumerate(pairs)]
         crops, area = (1, 1.0) if options.crops == "none" else (5, options.ratio**2)
-        estimate = crops * sum(round(entry[2] * area + entry[4] * area) + _SAMPLE_OVERHEAD for entry in listing)
+        sizes = ((entry[2] + entry[4]) * area * pair.share for entry, pair in zip(listing, pairs))
+        estimate = crops * sum(round(size) + _SAMPLE_OVERHEAD for size in sizes)
         count = min(len(pairs), max(math.ceil(estimate / options.shard_bytes), options.min_shards))
         total += estimate
         labelled = any(pair.label for pair in pairs)
@@ -149,6 +155,7 @@ def _fingerprint(card: Card, options: BuildOptions, listing: list[Any]) -> dict[
         "quality": options.quality,
         "label_map": None if card.label_map is None else sorted([*pair] for pair in card.label_map.items()),
         "ignored": sorted(card.ignored),
+        "encoding": card.encoding,
         "num_classes": card.num_classes,
         "images": len(listing),
         "listing": digest(listing),

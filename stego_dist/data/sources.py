@@ -1,10 +1,10 @@
-"""The raw data set on disk: which images there are, which label belongs to which, and how both are decoded.
+"""The raw data set on disk: which images there are, which label belongs to which, and how images are decoded.
 
-In: a card and the folder that holds a copy of its data set. Out: `Source` pairs, PIL images, label arrays.
+In: a card and the folder that holds a copy of its data set. Out: `Source` pairs, PIL images.
 
 1. `find_pairs` lists a split and pairs images with labels by relative name, never by sort order;
-2. `open_image` turns any image file into upright RGB;
-3. `open_label` turns any id map into uint8 class ids, 255 where ignored.
+2. where a split has a list, only its images stay (lists.py); where images are cut, each tile is a source (tiles.py);
+3. `open_image` turns any image file into upright RGB. Other encodings, and labels: encodings.py.
 
 What cannot be read is a UserError that names the file and the cause.
 """
@@ -15,41 +15,54 @@ import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from stego_dist.data.card import IGNORED, Card
+from stego_dist.data.card import Card
+from stego_dist.data.lists import listed_keys, select
+from stego_dist.data.tiles import Tile
 from stego_dist.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 LABEL_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff"})
 """Formats without loss: a JPEG would blur ids."""
+ARRAY_SUFFIXES = frozenset({".mat"})
 MAX_PIXELS = 2**28
 # Pillow has its own, lower limit; the one above is checked in _decode before any pixel is.
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 OnError = Literal["fail", "skip"]
-_RAW_IDS = 2**16
 
 
 @dataclass(frozen=True)
 class Source:
-    """An image of the raw data set, and its label map if it has one."""
+    """An image of the raw data set, or a tile of one, and its label map if it has one."""
 
     image: Path
     label: Path | None
     key: str
-    """Path relative to the split's folder, without suffix, with forward slashes."""
+    """Path relative to the split's folder, without suffix and what else the card's `image_name` adds, with
+    forward slashes; of a tile with its row and column behind it."""
+    tile: Tile | None = None
+    """The part of both files that this is; None: the whole."""
+
+    @property
+    def share(self) -> float:
+        """Part of the files' pixels."""
+        return self.tile.share if self.tile else 1.0
 
 
-def find_pairs(card: Card, root: Path, split: str, on_error: OnError = "fail") -> list[Source]:
+def find_pairs(
+    card: Card, root: Path, split: str, on_error: OnError = "fail", lists: Path | None = None
+) -> list[Source]:
     """The images of a split sorted by key, with their labels; without any when the label folder is absent.
 
-    With `on_error="skip"` an image whose label is missing is returned without one, for the packer to reject.
-    Raises UserError: no such split or folder, no images, two files of one name, images without label.
+    The tiles of an image follow each other, row by row. `lists` is the folder of the lists of images, where they
+    are not in `root`. With `on_error="skip"` an image whose label is missing is returned without one, for the
+    packer to reject.
+    Raises UserError: no such split, folder or list, no images, two files of one name, images without label.
     """
     if split not in card.splits:
         raise UserError(f"card {card.name} has no split {split!r}; it has {', '.join(card.splits)}")
@@ -59,29 +72,60 @@ def find_pairs(card: Card, root: Path, split: str, on_error: OnError = "fail") -
             f"split {split}: image folder {folder} does not exist. Card {card.name} looks for images in "
             f"{card.images!r} below --source {root}; choose the splits that are there with --splits."
         )
-    images = _by_key(folder, IMAGE_SUFFIXES)
+    suffixes = ARRAY_SUFFIXES if card.image_array else IMAGE_SUFFIXES
+    images = _by_key(folder, card.image_name, suffixes)
     if not images:
-        raise UserError(f"split {split}: no images in {folder} (looked for {', '.join(sorted(IMAGE_SUFFIXES))})")
-    label_folder = _fill(card.labels, card, root, split) if card.labels else None
-    if label_folder is None or not label_folder.is_dir():
-        return [Source(path, None, key) for key, path in sorted(images.items())]
-    labels = _by_key(label_folder, LABEL_SUFFIXES)
+        raise UserError(f"split {split}: no images in {folder} (looked for {_looked_for(card.image_name, suffixes)})")
+    keys = listed_keys(card, split, root, lists)
+    may_miss = on_error == "skip" or isinstance(card.lists.get(split), list)  # the card's own keys: a part will do
+    images = select(images, keys, f"split {split} in {folder}", may_miss=may_miss)
+    labels = _labels(card, root, split, images, on_error)
+    pairs = [Source(path, labels.get(key), key) for key, path in sorted(images.items())]
+    return [tile for pair in pairs for tile in _tiles(pair, card, on_error)] if card.tile else pairs
+
+
+def _labels(card: Card, root: Path, split: str, images: dict[str, Path], on_error: OnError) -> dict[str, Path]:
+    folder = _fill(card.labels, card, root, split) if card.labels else None
+    if folder is None or not folder.is_dir():
+        return {}
+    suffixes = ARRAY_SUFFIXES if card.label_array else LABEL_SUFFIXES
+    labels = _by_key(folder, card.label_name, suffixes)
     missing = [images[key] for key in sorted(images) if key not in labels]
-    if missing and (on_error == "fail" or len(missing) == len(images)):
+    if missing and not card.labels_partial and (on_error == "fail" or len(missing) == len(images)):
         shown = "".join(f"\n  {path}" for path in missing[:5]) + ("\n  …" if len(missing) > 5 else "")
         raise UserError(
-            f"split {split}: {len(missing)} of {len(images)} images have no label in {label_folder} "
-            f"(same relative name, {', '.join(sorted(LABEL_SUFFIXES))}):{shown}"
+            f"split {split}: {len(missing)} of {len(images)} images have no label in {folder} "
+            f"(same subfolder, {_looked_for(card.label_name, suffixes)}):{shown}"
         )
-    return [Source(path, labels.get(key), key) for key, path in sorted(images.items())]
+    return labels
+
+
+def _looked_for(name: str, suffixes: frozenset[str]) -> str:
+    return f"{name} with {', '.join(sorted(suffixes))}"
+
+
+def _tiles(pair: Source, card: Card, on_error: OnError) -> list[Source]:
+    """A source for every tile of an image, of which only the header is read."""
+    assert card.tile is not None
+    try:
+        with Image.open(pair.image) as image:
+            turned = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            width, height = image.size[::-1] if turned else image.size
+    except Exception as error:  # on damaged files Pillow's readers raise nearly anything
+        if on_error == "skip":
+            return [pair]  # for the packer to reject
+        raise UserError(f"{pair.image}: not a readable image: {error}") from None
+    tiles = card.tile.tiles(width, height)
+    return [Source(pair.image, pair.label, f"{pair.key}_{tile.row}_{tile.column}", tile) for tile in tiles]
 
 
 def _fill(pattern: str, card: Card, root: Path, split: str) -> Path:
     return root / pattern.replace("{split}", card.splits[split])
 
 
-def _by_key(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
-    """Relative name without suffix → file; hidden files and folders are not looked at."""
+def _by_key(folder: Path, pattern: str, suffixes: frozenset[str]) -> dict[str, Path]:
+    """Subfolder and `{key}` of the pattern → file; hidden files and folders, and other names, are not looked at."""
+    before, after = pattern.split("{key}")
     found: dict[str, Path] = {}
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -89,7 +133,12 @@ def _by_key(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
             path = Path(parent, name)
             if name.startswith(".") or path.suffix.lower() not in suffixes:
                 continue
-            key = path.relative_to(folder).with_suffix("").as_posix()
+            if not (path.stem.startswith(before) and path.stem.endswith(after)):
+                continue
+            inner = path.stem[len(before) : len(path.stem) - len(after)]
+            if not inner:
+                continue
+            key = path.relative_to(folder).with_name(inner).as_posix()
             if not _is_unicode(key):
                 raise UserError(f"the file name {str(path)!r} is not valid UTF-8; rename it")
             if key in found:
@@ -114,17 +163,18 @@ def read_file(path: Path) -> bytes:
     return data
 
 
-def open_image(source: bytes | Path, name: str = "") -> Image.Image:
+def open_image(source: bytes | Path, name: str = "", channels: int = 3) -> Image.Image:
     """Decode an image completely, as 8-bit RGB, turned upright by its EXIF orientation.
 
     Grey, palette and CMYK images are converted, 16-bit ones keep their upper 8 bits, and alpha is simply
-    dropped: the colours under transparent pixels show. Of several frames the first counts.
+    dropped: the colours under transparent pixels show. Of several frames the first counts. With 4 `channels`
+    the last is not alpha, whatever the file says, so that it changes no colours.
     Raises UserError with `name` (default: the path) when the file is missing, empty, damaged, of another
     format, of floating point, or larger than MAX_PIXELS.
     """
     name = name or str(source if isinstance(source, Path) else "image")
     data = read_file(source) if isinstance(source, Path) else source
-    image = _decode(data, name)
+    image = decode(data, name, channels)
     if image.mode == "F":
         raise UserError(f"{name}: a floating-point image; convert it to 8 or 16 bits")
     try:
@@ -145,45 +195,12 @@ def is_plain_jpeg(data: bytes) -> bool:
         return image.format == "JPEG" and image.mode == "RGB" and upright
 
 
-def open_label(source: Path, card: Card, size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Decode a label map of an upright image of `size` (width, height): uint8 (H, W) class ids, 255 ignored.
-
-    Files hold ids, 8 or 16 bits deep; of a palette image the indices count. EXIF orientation is not applied.
-    Raises UserError: unreadable, another size than the image, colours instead of ids, an id that the card
-    neither maps nor ignores.
-    """
-    image = _decode(read_file(source), str(source))
-    if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
-        raise UserError(f"{source}: a label map must hold one id a pixel (grey or palette), not {image.mode} colours")
-    if image.size != size:
-        raise UserError(f"{source}: the label map is {image.size[0]}×{image.size[1]}, its image {size[0]}×{size[1]}")
-    raw = np.asarray(image, dtype=np.int32)
-    mapped = _lookup(card)[raw.clip(-1, _RAW_IDS)]
-    if (mapped < 0).any():
-        wrong = np.unique(raw[mapped < 0]).tolist()
-        known = sorted(card.label_map) if card.label_map is not None else f"0 to {(card.num_classes or IGNORED) - 1}"
-        raise UserError(
-            f"{source}: ids {wrong[:10]}{' …' if len(wrong) > 10 else ''} are not in card {card.name}; "
-            f"allowed: {known}; ignored: {sorted({*card.ignored, IGNORED})}"
-        )
-    ids: NDArray[np.uint8] = mapped.astype(np.uint8)
-    return ids
-
-
-def _lookup(card: Card) -> NDArray[np.int16]:
-    """Raw id → class id, 255 where ignored, −1 where unknown; the last two are for ids out of range."""
-    table = np.full(_RAW_IDS + 2, -1, np.int16)
-    if card.label_map is None:
-        table[: card.num_classes or IGNORED] = np.arange(card.num_classes or IGNORED)
-    else:
-        table[list(card.label_map)] = list(card.label_map.values())
-    table[[*card.ignored, IGNORED]] = IGNORED
-    return table
-
-
-def _decode(data: bytes, name: str) -> Image.Image:
+def decode(data: bytes, name: str, channels: int = 3) -> Image.Image:
+    """Decode an image file completely, in the mode it has. Raises UserError with `name`: unreadable or too large."""
     try:
         image = Image.open(io.BytesIO(data))
+        if channels == 4:  # colours are not divided by what a TIFF takes for premultiplied alpha
+            image.tile = [part._replace(args=_plain(part.args)) for part in image.tile]
         if image.width * image.height <= MAX_PIXELS:
             image.load()
             return image
@@ -191,3 +208,8 @@ def _decode(data: bytes, name: str) -> Image.Image:
         cause = "no known image format" if isinstance(error, UnidentifiedImageError) else error
         raise UserError(f"{name}: not a readable image: {cause}") from None
     raise UserError(f"{name}: {image.width}×{image.height} pixels are more than the limit of {MAX_PIXELS}")
+
+
+def _plain(args: Any) -> Any:
+    """A Pillow decoder's arguments, which begin with the order of the channels, without premultiplied alpha."""
+    return ("RGBA", *args[1:]) if isinstance(args, tuple) and args[:1] == ("RGBa",) else args

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from stego_dist.cli import shards
 from stego_dist.errors import ConfigError, UserError
+from tests.data import miniatures
 
 
 def run(*argv: object) -> int:
@@ -104,9 +106,63 @@ def test_many_images_or_workers_go_to_the_cluster_and_one_worker_does_not(monkey
 
 def test_cards_are_listed(capsys):
     assert run("cards", "--json") == 0
-    assert {"folder", "camvid11"} <= set(json.loads(capsys.readouterr().out))
+    cards = json.loads(capsys.readouterr().out)
+    assert {"folder", "camvid11", "cocostuff27", "potsdam3_raw"} <= set(cards)
     assert run("cards") == 0
-    assert "camvid11" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    for name, card in cards.items():
+        assert name in text
+        for count in (card["expected"] or {}).values():
+            assert f"{count:,}" in text
+    assert "(trainval 2,913)" in text and "source's" in text and "SegNet" in text
+
+
+def test_one_card_is_shown_whole(capsys, tmp_path):
+    assert run("cards", "potsdam3") == 0
+    text = capsys.readouterr().out
+    assert text.startswith("# ISPRS Potsdam") and yaml.safe_load(text)["label_array"] == "gt"
+    (tmp_path / "mine.yaml").write_text(text)
+    assert run("cards", tmp_path / "mine.yaml", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["expected"]["all"] == 8550
+    with pytest.raises(UserError, match=r"'potsdam4'.*potsdam3_raw"):
+        run("cards", "potsdam4")
+    (tmp_path / "mine.yaml").write_text("name: x\n")
+    with pytest.raises(UserError, match=r"mine\.yaml is wrong"):
+        run("cards", tmp_path / "mine.yaml")
+
+
+def test_lists_from_elsewhere(tmp_path, capsys):
+    mini = miniatures.cocostuff(tmp_path / "raw")
+    (mini.root / "curated").rename(tmp_path / "curated")
+    argv = ("build", "cocostuff15", "--source", mini.root, "--lists", tmp_path, "--out", tmp_path / "out", "--json")
+    assert run(*argv) == 0
+    splits = json.loads(capsys.readouterr().out)["splits"]
+    assert {name: split["images"] for name, split in splits.items()} == {"train": 3, "val": 3}
+
+
+def test_tiles_by_options(raw, tmp_path, capsys):
+    mini = miniatures.potsdam_raw(tmp_path / "potsdam", {"train": ("2_10",)}, (240, 240))
+
+    def build(card, source, *options):
+        out = tmp_path / "_".join(map(str, options))
+        assert run("build", card, "--source", source, "--out", out, "--splits", "train", "--json", *options) == 0
+        captured = capsys.readouterr()
+        assert "expected" not in captured.err
+        return json.loads(captured.out)["splits"]["train"]["images"]
+
+    assert build("potsdam3_raw", mini.root, "--tile", 60) == 4
+    assert build("potsdam3_raw", mini.root, "--tile", 60, "--overlap", 30) == 9
+    assert build("potsdam3_raw", mini.root, "--tile", 60, "--shrink", 1) == 16
+    assert build("folder", raw, "--tile", 16) == 3 * 2 * 2
+    for options, complaint in (
+        (("--tile", 0), "tile.size"),
+        (("--overlap", 4), "need --tile"),
+        (("--tile", 4, "--overlap", 4), "cannot overlap"),
+    ):
+        with pytest.raises(ConfigError, match=complaint):
+            run("build", "folder", "--source", raw, "--out", tmp_path / "o", *options)
+    with pytest.raises(ConfigError, match="taken whole"):
+        run("build", "potsdam3", "--source", raw, "--out", tmp_path / "o", "--tile", 50)
 
 
 def test_bad_usage(raw, tmp_path):

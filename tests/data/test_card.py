@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,13 @@ def test_a_card_in_the_working_folder_comes_first(tmp_path, monkeypatch):
     assert load_card("camvid11").title == "my own"
 
 
+def test_what_is_read_the_default_way_leaves_no_trace_in_fingerprints():
+    assert Card(**FIELDS).encoding is None and load_card("camvid11").encoding is None
+    coloured = Card(**FIELDS, label_colours={3: (1, 2, 3), 0: (4, 5, 6)}, tile={"size": 9, "shrink": 1})
+    assert coloured.encoding == {"label_colours": [[0, 4, 5, 6], [3, 1, 2, 3]], "tile": {"size": 9}}
+    assert json.loads(json.dumps(coloured.encoding)) == coloured.encoding
+
+
 def test_unknown_name_lists_the_known_ones():
     with pytest.raises(UserError, match=r"'camvid12'.*camvid11.*folder"):
         load_card("camvid12")
@@ -60,6 +68,16 @@ def test_every_wrong_field_is_reported_at_once(tmp_path):
     ("change", "complaint"),
     [
         ({"images": "imgs"}, "no {split}"),
+        ({"images": "imgs", "lists": {"train": "a.txt"}}, "not every split a list"),
+        ({"lists": {"test": "a.txt"}}, r"lists names \['test'\]"),
+        ({"default_splits": ["test"]}, r"default_splits names \['test'\]"),
+        ({"image_name": "top_RGB"}, "image_name"),
+        ({"label_name": "{key}/{key}"}, "label_name"),
+        ({"channels": 5}, "channels"),
+        ({"image_array": "img", "tile": {"size": 20}}, "taken whole"),
+        ({"tile": {"size": 20, "overlap": 20}}, "cannot overlap"),
+        ({"label_array": "gt", "label_colours": {0: [0, 0, 0]}}, "colours or an array"),
+        ({"label_colours": {0: [0, 0, 0], 1: [0, 0, 0]}}, "one colour to two ids"),
         ({"expected": {"test": 3}}, "test"),
         ({"ignored": [4], "label_map": {4: 0}}, "both ignored and in label_map"),
         ({"classes": ["a", "a"]}, "different names"),

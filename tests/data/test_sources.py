@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from stego_dist.data import sources
-from stego_dist.data.card import Card, load_card
-from stego_dist.data.sources import find_pairs, is_plain_jpeg, open_image, open_label
+from stego_dist.data.card import load_card
+from stego_dist.data.sources import find_pairs, is_plain_jpeg, open_image
 from stego_dist.errors import UserError
 
 
@@ -169,51 +169,3 @@ def test_unreadable_images_are_named_with_the_cause(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "MAX_PIXELS", 47)
     with pytest.raises(UserError, match="big: 8×6 pixels"):
         open_image(png, "big")
-
-
-# labels
-
-
-def test_label_ids_are_mapped(tmp_path, card):
-    raw = np.array([[0, 7, 300], [9, 255, 7]], np.uint16)
-    mapped = card.model_copy(update={"label_map": {0: 2, 7: 0, 300: 1}, "ignored": [9]})
-    expected = np.array([[2, 0, 1], [255, 255, 0]], np.uint8)
-    label = open_label(save(tmp_path / "a.png", raw), mapped, (3, 2))
-    assert label.dtype == np.uint8
-    np.testing.assert_array_equal(label, expected)
-
-
-def test_identity_labels_of_every_kind(tmp_path, card):
-    ids = np.array([[0, 1, 2], [255, 1, 0]], np.uint8)
-    indexed = Image.fromarray(ids).convert("P")
-    indexed.putpalette(list(COLOUR.ravel()) * 5)
-    for i, image in enumerate((Image.fromarray(ids), indexed, Image.fromarray(ids.astype(np.uint16)))):
-        path = save(tmp_path / f"{i}.png", image)
-        np.testing.assert_array_equal(open_label(path, card, (3, 2)), ids)
-    counted = card.model_copy(update={"classes": None})
-    path = save(tmp_path / "wide.png", np.array([[254, 255]], np.uint8))
-    np.testing.assert_array_equal(open_label(path, counted, (2, 1)), [[254, 255]])
-
-
-def test_wrong_labels_are_named(tmp_path, card):
-    path = save(tmp_path / "a.png", np.array([[0, 3, 17]], np.uint8))
-    with pytest.raises(
-        UserError, match=r"a\.png: ids \[3, 17\] are not in card made; allowed: 0 to 2; ignored: \[255\]"
-    ):
-        open_label(path, card, (3, 1))
-    only = card.model_copy(update={"label_map": {3: 0, 17: 1}})
-    with pytest.raises(UserError, match=r"ids \[0\].*allowed: \[3, 17\]"):
-        open_label(path, only, (3, 1))
-    with pytest.raises(UserError, match="label map is 3×1, its image 1×3"):
-        open_label(path, card, (1, 3))
-    with pytest.raises(UserError, match="not RGB colours"):
-        open_label(save(tmp_path / "rgb.png", COLOUR), card, (8, 6))
-    (tmp_path / "empty.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"empty\.png: the file is empty"):
-        open_label(tmp_path / "empty.png", card, (3, 1))
-
-
-def test_ids_beyond_16_bits_are_refused(tmp_path, card):
-    path = save(tmp_path / "deep.tif", np.array([[0, 70000, -5]], np.int32))
-    with pytest.raises(UserError, match=r"ids \[-5, 70000\]"):
-        open_label(path, Card.model_validate({**card.model_dump(), "classes": None}), (3, 1))
