@@ -51,6 +51,13 @@ def find_pairs(card: Card, root: Path, split: str, on_error: OnError = "fail") -
     With `on_error="skip"` an image whose label is missing is returned without one, for the packer to reject.
     Raises UserError: no such split or folder, no images, two files of one name, images without label.
     """
+    try:
+        return _find_pairs(card, root, split, on_error)
+    except OSError as error:
+        raise UserError(f"split {split}: {error.filename} cannot be read: {error.strerror}") from None
+
+
+def _find_pairs(card: Card, root: Path, split: str, on_error: OnError) -> list[Source]:
     if split not in card.splits:
         raise UserError(f"card {card.name} has no split {split!r}; it has {', '.join(card.splits)}")
     folder = _fill(card.images, card, root, split)
@@ -81,10 +88,14 @@ def _fill(pattern: str, card: Card, root: Path, split: str) -> Path:
 
 
 def _by_key(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
-    """Relative name without suffix → file; hidden files and folders are not looked at."""
+    """Relative name without suffix → file; hidden ones are not looked at, links to folders are followed."""
     found: dict[str, Path] = {}
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        for link in (path for name in folders if (path := Path(parent, name)).is_symlink()):
+            target, above = link.resolve(), (part for part in link.parents if part.is_relative_to(folder))
+            if any(part.resolve().is_relative_to(target) for part in above):
+                raise UserError(f"{link} links to a folder that it lies in, {target}; remove the link")
         for name in sorted(names):
             path = Path(parent, name)
             if name.startswith(".") or path.suffix.lower() not in suffixes:
@@ -96,6 +107,10 @@ def _by_key(folder: Path, suffixes: frozenset[str]) -> dict[str, Path]:
                 raise UserError(f"two files are called {key!r}: {found[key]} and {path}; rename or remove one")
             found[key] = path
     return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _is_unicode(text: str) -> bool:
