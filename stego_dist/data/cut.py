@@ -40,6 +40,11 @@ class Cut:
     """`box` and `size` of the sample's JSON."""
 
     @property
+    def pixels(self) -> list[int]:
+        """Labelled pixels by id, 256 counts."""
+        return [0] * 256 if self.label is None else Image.fromarray(self.label).histogram()
+
+    @property
     def label_png(self) -> bytes | None:
         """The label as it is packed."""
         return None if self.label is None else _encode(Image.fromarray(self.label), "PNG")

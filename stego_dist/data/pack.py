@@ -70,8 +70,8 @@ def _write_shard(task: PackTask) -> Record:
             for crop, cut in enumerate(cuts):
                 key = f"{number:09d}_{crop}"
                 image_span, label_span = _add(tar, f"{key}.jpg", cut.jpeg), (-1, -1)
-                if cut.label is not None and (png := cut.label_png) is not None:
-                    pixels += np.bincount(cut.label.ravel(), minlength=256)
+                if (png := cut.label_png) is not None:
+                    pixels += np.array(cut.pixels)
                     label_span = _add(tar, f"{key}.label.png", png)
                 meta = {"source": source.key, "crop": crop, **cut.meta}
                 _add(tar, f"{key}.json", json.dumps(meta, ensure_ascii=False).encode())

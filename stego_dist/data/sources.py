@@ -143,7 +143,7 @@ def open_image(source: bytes | Path, name: str = "") -> Image.Image:
     if image.mode == "F":
         raise UserError(f"{name}: a floating-point image; convert it to 8 or 16 bits")
     try:
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # without the copy that it makes of upright images
         if image.mode.startswith("I"):
             image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
         elif image.mode == "P":
