@@ -17,10 +17,13 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 PLAIN_INTERVAL_S = 5.0
 
@@ -58,6 +61,18 @@ class _RichBar:
 
     def advance(self, n: int = 1, **fields: Any) -> None:
         self._progress.update(self._task, advance=n, detail=_detail(fields))
+
+
+class _Speed(ProgressColumn):
+    """Units a second, once they are known."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} {self.unit}/s")
 
 
 class _PlainBar:
@@ -100,7 +115,8 @@ def progress(title: str, total: int, unit: str = "images", done: int = 0) -> Ite
     else:
         columns = (
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit),
-            TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[detail]}"),
+            _Speed(unit), TimeElapsedColumn(), TextColumn("ETA"), TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
         )  # fmt: skip
         with Progress(*columns, console=err) as bar:
             yield _RichBar(bar, bar.add_task(title, total=total, completed=done, detail=""))

@@ -9,6 +9,7 @@ naming each field.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -51,6 +52,19 @@ def atomic_path(path: Path) -> Iterator[Path]:
             shutil.rmtree(tmp, ignore_errors=True)
         else:
             tmp.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing_to(folder: Path, remedy: str) -> Iterator[None]:
+    """Turn an OSError of what is written into `folder` into a UserError that names both and says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            cause, advice = "the disk or the quota is full", "Free some space there, or choose another folder."
+        else:
+            cause, advice = f"{error.strerror or error}", "Make the folder writable, or choose another one."
+        raise UserError(f"cannot write to {folder}: {cause}. {advice} {remedy}") from None
 
 
 def _fsync(path: Path) -> None:

@@ -98,5 +98,7 @@ def test_a_terminal_gets_a_bar(clock, monkeypatch):
     monkeypatch.setattr(console, "err", Console(file=stream, force_terminal=True, width=160))
     monkeypatch.setattr(console.sys, "stderr", type("Tty", (), {"isatty": lambda self: True})())
     with console.progress("train", 50, "steps", done=20) as bar:
-        bar.advance(30, loss=0.5)
+        bar.advance(15, loss=0.7)
+        bar.advance(15, loss=0.5)
+    assert " steps/s " in stream.getvalue() and "ETA" in stream.getvalue()
     assert "train" in stream.getvalue() and "50/50" in stream.getvalue() and "loss 0.5" in stream.getvalue()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,7 @@ from stego_dist.errors import ConfigError
 
 if TYPE_CHECKING:
     from stego_dist.data.manifest import ShardSet
-    from stego_dist.data.pack import Record
-    from stego_dist.data.plan import PackTask
-
-SERIAL_BELOW = 64
-"""Images for which starting Ray would cost more than the work."""
+    from stego_dist.data.plan import BuildPlan
 
 _BUILD_EXAMPLES = """\
 examples:
@@ -53,6 +49,7 @@ def add_parser(verbs: Any) -> None:
     )
     build.add_argument("--ratio", type=float, default=0.5, help="side of a crop as part of the image's (0.5)")
     build.add_argument("--seed", type=int, default=0, help="of random crops (0)")
+    build.add_argument("--max-side", type=int, metavar="N", help="shrink images whose longer side is longer (never)")
     build.add_argument("--quality", type=int, default=95, help="of JPEGs that are encoded anew (95)")
     build.add_argument("--shard-mb", type=float, default=64, metavar="MB", help="size of a shard, about (64)")
     build.add_argument("--splits", nargs="+", metavar="SPLIT", help="only these (default: as the card says)")
@@ -60,6 +57,7 @@ def add_parser(verbs: Any) -> None:
         "--on-error", choices=("fail", "skip"), default="fail", help="what an unreadable file does (fail)"
     )
     build.add_argument("--overwrite", action="store_true", help="begin anew: remove the shards in --out")
+    build.add_argument("--dry-run", action="store_true", help="say what a build would write, and write nothing")
     build.add_argument("--workers", type=int, metavar="N", help="processes (default: one a CPU; 1 for few images)")
 
     add_tiling(build)
@@ -86,13 +84,18 @@ def run_build(args: argparse.Namespace) -> int:
     """Build a shard set and print what it holds."""
     from stego_dist.data.card import load_card
     from stego_dist.data.pack import build
-    from stego_dist.data.plan import BuildOptions
+    from stego_dist.data.plan import BuildOptions, plan_build
+    from stego_dist.jobs.pack import packing_runner
 
-    card = tiled(load_card(args.card), args)
+    card, workers = tiled(load_card(args.card), args), _workers(args)
     options = BuildOptions(
-        args.crops, args.ratio, args.seed, args.quality, round(args.shard_mb * 2**20), on_error=args.on_error
-    )
-    runner = _runner(_workers(args))
+        args.crops, args.ratio, args.seed, args.quality, round(args.shard_mb * 2**20), on_error=args.on_error,
+        max_side=args.max_side,
+    )  # fmt: skip
+    if args.dry_run:
+        _print_plan(plan_build(card, args.source, args.out, options, args.splits, args.lists), args.json)
+        return 0
+    runner = packing_runner(workers)
     shard_set = build(card, args.source, args.out, options, args.splits, runner, args.overwrite, args.lists)
     _print(shard_set, args.json)
     return 0
@@ -103,22 +106,6 @@ def _workers(args: argparse.Namespace) -> int | None:
     if workers is not None and workers < 1:
         raise ConfigError(f"--workers must be at least 1, got {workers}")
     return workers
-
-
-def _runner(
-    workers: int | None,
-) -> Callable[[Callable[[PackTask], Record], Sequence[PackTask]], Iterable[Record]]:
-    """Shards on `workers` Ray workers, or one after the other where that is asked for or as quick."""
-
-    def run(fn: Callable[[PackTask], Record], tasks: Sequence[PackTask]) -> Iterable[Record]:
-        few = workers is None and sum(len(task.sources) for task in tasks) < SERIAL_BELOW
-        if few or (workers or os.cpu_count()) == 1 or len(tasks) == 1:
-            return map(fn, tasks)
-        from stego_dist.jobs.cluster import run_tasks
-
-        return run_tasks(fn, tasks, workers=workers)
-
-    return run
 
 
 def run_verify(args: argparse.Namespace) -> int:
@@ -177,6 +164,18 @@ def summary(shard_set: ShardSet) -> dict[str, Any]:
             for split in manifest.splits
         },
     }
+
+
+def _print_plan(plan: BuildPlan, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"splits": {name: asdict(split) for name, split in plan.estimates.items()}}, indent=2))
+        return
+    from rich.table import Table
+
+    table = Table("split", "images", "samples", "shards", "MB, about", title=f"{plan.card.title} · would be built")
+    for name, split in plan.estimates.items():
+        table.add_row(name, str(split.images), str(split.samples), str(split.shards), f"{split.bytes / 1e6:.1f}")
+    console.out.print(table)
 
 
 def _print(shard_set: ShardSet, as_json: bool) -> None:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import socket
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -20,30 +22,36 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from stego_dist import __version__, console
 from stego_dist.data.card import IGNORED, Card
-from stego_dist.data.crops import Box, crop_boxes
-from stego_dist.data.encodings import read_source
+from stego_dist.data.cut import cut_image
 from stego_dist.data.manifest import Manifest, Shard, ShardSet, Split
 from stego_dist.data.plan import BuildOptions, BuildPlan, PackTask, plan_build
-from stego_dist.data.sources import Source
 from stego_dist.errors import UserError
-from stego_dist.rundir import atomic_path, check_fingerprint, read_json, sha256_file, write_json
+from stego_dist.rundir import atomic_path, check_fingerprint, read_json, sha256_file, write_json, writing_to
 
 Record = dict[str, Any]
 Runner = Callable[[Callable[[PackTask], Record], Sequence[PackTask]], Iterable[Record]]
+REMEDY = "Then build again: finished shards are kept."
 
 
 def pack_shard(task: PackTask) -> Record:
     """Write a shard's tar, then its index, then its record, each whole or not at all; return the record.
 
     A finished shard is left as it is. Raises UserError naming shard, file and cause for an unreadable image
-    or label (`on_error="skip"` notes it in the record and goes on), StaleInputError for one of other inputs.
+    or label (`on_error="skip"` notes it in the record and goes on), or for a folder that can't be written;
+    StaleInputError for a finished shard of other inputs.
     """
-    if (record := _finished(task)) is not None:
+    if (record := finished(task)) is not None:
         return record
+    if not task.root.is_dir():  # or every image would be rejected one by one
+        raise UserError(f"shard {task.name}: {task.root} does not exist on host {socket.gethostname()}")
+    with writing_to(task.out, REMEDY):
+        return _write_shard(task)
+
+
+def _write_shard(task: PackTask) -> Record:
     rows: list[tuple[tuple[int, int], tuple[int, int], int, int, str]] = []
     pixels = np.zeros(256, np.int64)
     rejected: list[dict[str, str]] = []
@@ -51,26 +59,27 @@ def pack_shard(task: PackTask) -> Record:
     with atomic_path(tar_path) as tmp, tarfile.open(tmp, "w", format=tarfile.USTAR_FORMAT) as tar:
         for number, source in task.sources:
             try:
-                samples = _samples(task, source)
+                cuts = cut_image(source, task.card, task.options, task.labelled)
             except UserError as error:
                 if task.options.on_error == "fail":
                     hint = "mend or remove the file, or leave such images out with --on-error skip"
                     raise UserError(f"shard {task.name}: {error}\n{hint}") from None
-                rejected.append({"file": str(source.image), "cause": str(error)})
+                file = source.image.relative_to(task.root).as_posix()
+                rejected.append({"file": file, "cause": str(error).replace(f"{task.root}{os.sep}", "")})
                 continue
-            for crop, (jpeg, label, meta) in enumerate(samples):
+            for crop, cut in enumerate(cuts):
                 key = f"{number:09d}_{crop}"
-                image_span, label_span = _add(tar, f"{key}.jpg", jpeg), (-1, -1)
-                if label is not None:
-                    pixels += np.bincount(label.ravel(), minlength=256)
-                    label_span = _add(tar, f"{key}.label.png", _encode(Image.fromarray(label), "PNG"))
-                meta = {"source": source.key, "crop": crop, **meta}
+                image_span, label_span = _add(tar, f"{key}.jpg", cut.jpeg), (-1, -1)
+                if (png := cut.label_png) is not None:
+                    pixels += np.array(cut.pixels)
+                    label_span = _add(tar, f"{key}.label.png", png)
+                meta = {"source": source.key, "crop": crop, **cut.meta}
                 _add(tar, f"{key}.json", json.dumps(meta, ensure_ascii=False).encode())
                 rows.append((image_span, label_span, number, crop, source.key))
-    with atomic_path(index_path) as tmp, tmp.open("wb") as file:
+    with atomic_path(index_path) as tmp, tmp.open("wb") as out:
         image, label_spans, numbers, crops, names = zip(*rows) if rows else ([], [], [], [], [])
         np.savez_compressed(
-            file,
+            out,
             image=np.array(image, np.int64).reshape(-1, 2),
             label=np.array(label_spans, np.int64).reshape(-1, 2),
             source=np.array(numbers, np.int64),
@@ -94,7 +103,7 @@ def pack_shard(task: PackTask) -> Record:
     return record
 
 
-def _finished(task: PackTask) -> Record | None:
+def finished(task: PackTask) -> Record | None:
     """The record of a shard that is done, or None. Raises StaleInputError when it is another shard's."""
     if not task.record_path.exists():
         return None
@@ -104,33 +113,6 @@ def _finished(task: PackTask) -> Record | None:
     tar, index = task.out / f"{task.name}.tar", task.out / f"{task.name}.index.npz"
     whole = tar.exists() and tar.stat().st_size == record["bytes"] and index.exists()
     return record if whole and not (record["rejected"] and task.options.on_error == "fail") else None
-
-
-def _samples(task: PackTask, source: Source) -> list[tuple[bytes, NDArray[np.uint8] | None, dict[str, Any]]]:
-    """The crops of one image: JPEG bytes, class ids or None, and box and size for the JSON.
-
-    All are made before any is written, so that an image is packed whole or not at all.
-    """
-    options, name = task.options, str(source.image)
-    image, label, original = read_source(source, task.card, task.labelled)
-    keep = original if options.crops == "none" else None
-
-    def sample(box: Box) -> tuple[bytes, NDArray[np.uint8] | None, dict[str, Any]]:
-        left, top, right, bottom = box
-        try:
-            jpeg = keep or _encode(image.crop(box), "JPEG", quality=options.quality, subsampling=0)
-        except OSError as error:
-            raise UserError(f"{name}: cannot be written as JPEG: {error}") from None
-        cut = None if label is None else label[top:bottom, left:right]
-        return jpeg, cut, {"box": box, "size": image.size}
-
-    return [sample(box) for box in crop_boxes(*image.size, options.crops, options.ratio, options.seed, source.key)]
-
-
-def _encode(image: Image.Image, kind: str, **params: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **params)
-    return buffer.getvalue()
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> tuple[int, int]:
@@ -210,7 +192,8 @@ def build(
     """
     plan = plan_build(card, source, out, options, splits, lists)
     if overwrite:
-        remove_shards(out)
+        with writing_to(out, REMEDY):
+            remove_shards(out)
     elif (out / "manifest.json").exists():
         asked = {task.split for task in plan.tasks}
         if left := [split for split in ShardSet.open(out).splits if split not in asked]:
@@ -218,12 +201,19 @@ def build(
                 f"{out} also holds split {', '.join(left)}, which its manifest would lose. Name all splits "
                 "(finished shards are kept), choose another --out, or --overwrite."
             )
-    records = []
-    with console.progress("packing", plan.num_images) as bar:
-        for record in runner(pack_shard, plan.tasks):
+    records = [record for task in plan.tasks if (record := finished(task)) is not None]
+    names = {record["name"] for record in records}
+    todo = [task for task in plan.tasks if task.name not in names]
+    done = sum(len(task.sources) for task in plan.tasks if task.name in names)
+    if records:
+        console.say(f"{len(records)} of {len(plan.tasks)} shards are there already")
+    with console.progress("packing", plan.num_images, done=done) as bar:
+        for record in runner(pack_shard, todo) if todo else ():
             records.append(record)
-            bar.advance(record["images"] + len(record["rejected"]))
-    return ShardSet(out, finish_build(plan, records))
+            images = record["images"] + len(record["rejected"])
+            bar.advance(images, shards=f"{len(records)}/{len(plan.tasks)}")
+    with writing_to(out, REMEDY):
+        return ShardSet(out, finish_build(plan, records))
 
 
 def remove_shards(out: Path) -> None:

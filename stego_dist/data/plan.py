@@ -1,8 +1,9 @@
 """What a build will do: which images go into which shard, and what each shard depends on.
 
-In: a card, the folder of its data set, options. Out: `BuildPlan`, a task for every shard; no image is read.
+In: a card, the folder of its data set, options. Out: `BuildPlan`, a task for every shard; nothing is written, and of
+each split only a few images are read, for an estimate.
 
-1. every split is listed and paired (sources.py);
+1. every split is listed and paired (sources.py), its size estimated (estimate.py);
 2. its images are dealt out to shards, every n-th to one shard: all shards get the same number of images, and
    none holds a stretch of one video;
 3. each task carries the fingerprint of its inputs: files with sizes and times, options, label map.
@@ -11,6 +12,7 @@ In: a card, the folder of its data set, options. Out: `BuildPlan`, a task for ev
 from __future__ import annotations
 
 import math
+import tarfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +20,15 @@ from typing import Any
 
 from stego_dist import console
 from stego_dist.data.card import Card, source_classes
-from stego_dist.data.crops import Crops
+from stego_dist.data.crops import RANDOM_CROPS, Crops
+from stego_dist.data.estimate import SplitEstimate, packed_ratio, tar_overhead
 from stego_dist.data.manifest import FORMAT
 from stego_dist.data.sources import OnError, Source, find_pairs
 from stego_dist.errors import ConfigError, UserError
 from stego_dist.rundir import digest
 
-_SAMPLE_OVERHEAD = 3072
-"""Bytes of headers, padding and JSON a sample, for the estimate."""
+_TAR_END = tarfile.RECORDSIZE // 2 + 2 * tarfile.BLOCKSIZE
+"""Bytes after a tar's last member, about."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class BuildOptions:
     min_shards: int = 16
     """Shards a split has at least when it has the images, so that readers can share it."""
     on_error: OnError = "fail"
+    max_side: int | None = None
+    """Images whose longer side is longer are shrunk to it before they are cropped; None: never."""
 
     def __post_init__(self) -> None:
         for name, fits, wanted in (
@@ -51,6 +56,7 @@ class BuildOptions:
             ("quality", 1 <= self.quality <= 100, "1 to 100"),
             ("shard_bytes", self.shard_bytes > 0, "positive"),
             ("min_shards", self.min_shards > 0, "positive"),
+            ("max_side", self.max_side is None or self.max_side > 0, "positive"),
         ):
             if not fits:
                 raise ConfigError(f"{name} must be {wanted}, got {getattr(self, name)}")
@@ -60,6 +66,8 @@ class BuildOptions:
 class PackTask:
     """All that `pack_shard` needs to write one shard."""
 
+    root: Path
+    """Folder of the raw data set."""
     out: Path
     name: str
     split: str
@@ -84,7 +92,13 @@ class BuildPlan:
     card: Card
     options: BuildOptions
     tasks: tuple[PackTask, ...]
-    estimated_bytes: int
+    estimates: dict[str, SplitEstimate]
+    """By split."""
+
+    @property
+    def estimated_bytes(self) -> int:
+        """Of all tars, about."""
+        return sum(estimate.bytes for estimate in self.estimates.values())
 
     @property
     def num_images(self) -> int:
@@ -104,31 +118,44 @@ def plan_build(
 
     Raises UserError: no such folder, and what `find_pairs` raises.
     """
-    if not source.is_dir():
-        raise UserError(f"source folder {source} does not exist. {card.where}".rstrip())
+    try:
+        if not source.is_dir():
+            raise UserError(f"source folder {source} does not exist. {card.where}".rstrip())
+    except OSError as error:
+        raise UserError(f"source folder {source} cannot be read: {error.strerror}") from None
     source, out = source.absolute(), out.absolute()  # tasks may run in another working directory
     card, splits = source_classes(card, source), list(splits or card.default_splits or card.splits)
     tasks: list[PackTask] = []
-    total = 0
+    estimates: dict[str, SplitEstimate] = {}
     for split in splits:
         pairs = find_pairs(card, source, split, options.on_error, lists)
         expected = (card.expected or {}).get(split, len(pairs))
         if expected != len(pairs):
             console.warn(f"split {split} of {card.name} has {len(pairs)} images in {source}, expected {expected}")
         listing = [_listing(i, pair) for i, pair in enumerate(pairs)]
-        crops, area = (1, 1.0) if options.crops == "none" else (5, options.ratio**2)
-        sizes = ((entry[2] + entry[4]) * area * pair.share for entry, pair in zip(listing, pairs))
-        estimate = crops * sum(round(size) + _SAMPLE_OVERHEAD for size in sizes)
-        count = min(len(pairs), max(math.ceil(estimate / options.shard_bytes), options.min_shards))
-        total += estimate
         labelled = any(pair.label for pair in pairs)
-        for number in range(count):
-            mine = range(number, len(pairs), count)
+        estimate = estimates[split] = _estimate(pairs, listing, card, options, labelled)
+        for number in range(estimate.shards):
+            mine = range(number, len(pairs), estimate.shards)
             fingerprint = _fingerprint(card, options, [listing[i] for i in mine])
             sources = tuple((i, pairs[i]) for i in mine)
             name = f"{split}-{number:05d}"
-            tasks.append(PackTask(out, name, split, card, options, labelled, sources, fingerprint))
-    return BuildPlan(out, card, options, tuple(tasks), total)
+            tasks.append(PackTask(source, out, name, split, card, options, labelled, sources, fingerprint))
+    return BuildPlan(out, card, options, tuple(tasks), estimates)
+
+
+def _estimate(
+    pairs: Sequence[Source], listing: list[list[Any]], card: Card, options: BuildOptions, labelled: bool
+) -> SplitEstimate:
+    """What a split will hold. The number of shards follows the trial by powers of two only, so that another encoder
+    or another image on trial hardly ever changes it, which would make finished shards stale."""
+    sizes = [entry[2] + entry[4] for entry in listing]
+    samples = len(pairs) * (1 if options.crops == "none" else RANDOM_CROPS)
+    overhead = samples * tar_overhead(labelled)
+    ratio = packed_ratio(pairs, sizes, card, options, labelled)
+    coarse = 2.0 ** round(math.log2(ratio)) * sum(sizes) + overhead
+    shards = min(len(pairs), max(math.ceil(coarse / options.shard_bytes), options.min_shards))
+    return SplitEstimate(len(pairs), samples, shards, round(ratio * sum(sizes)) + overhead + shards * _TAR_END)
 
 
 def _listing(number: int, source: Source) -> list[Any]:
@@ -153,6 +180,7 @@ def _fingerprint(card: Card, options: BuildOptions, listing: list[Any]) -> dict[
         "ratio": options.ratio,
         "seed": options.seed,
         "quality": options.quality,
+        "max_side": options.max_side,
         "label_map": None if card.label_map is None else sorted([*pair] for pair in card.label_map.items()),
         "ignored": sorted(card.ignored),
         "encoding": card.encoding,

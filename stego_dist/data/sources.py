@@ -64,6 +64,13 @@ def find_pairs(
     packer to reject.
     Raises UserError: no such split, folder or list, no images, two files of one name, images without label.
     """
+    try:
+        return _find_pairs(card, root, split, on_error, lists)
+    except OSError as error:
+        raise UserError(f"split {split}: {error.filename} cannot be read: {error.strerror}") from None
+
+
+def _find_pairs(card: Card, root: Path, split: str, on_error: OnError, lists: Path | None) -> list[Source]:
     if split not in card.splits:
         raise UserError(f"card {card.name} has no split {split!r}; it has {', '.join(card.splits)}")
     folder = _fill(card.images, card, root, split)
@@ -124,11 +131,18 @@ def _fill(pattern: str, card: Card, root: Path, split: str) -> Path:
 
 
 def _by_key(folder: Path, pattern: str, suffixes: frozenset[str]) -> dict[str, Path]:
-    """Subfolder and `{key}` of the pattern → file; hidden files and folders, and other names, are not looked at."""
+    """Subfolder and `{key}` of the pattern → file.
+
+    Hidden files and folders, and other names, are not looked at; links to folders are followed.
+    """
     before, after = pattern.split("{key}")
     found: dict[str, Path] = {}
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
+        for link in (path for name in folders if (path := Path(parent, name)).is_symlink()):
+            target, above = link.resolve(), (part for part in link.parents if part.is_relative_to(folder))
+            if any(part.resolve().is_relative_to(target) for part in above):
+                raise UserError(f"{link} links to a folder that it lies in, {target}; remove the link")
         for name in sorted(names):
             path = Path(parent, name)
             if name.startswith(".") or path.suffix.lower() not in suffixes:
@@ -145,6 +159,10 @@ def _by_key(folder: Path, pattern: str, suffixes: frozenset[str]) -> dict[str, P
                 raise UserError(f"two files are called {key!r}: {found[key]} and {path}; rename or remove one")
             found[key] = path
     return found
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _is_unicode(text: str) -> bool:
@@ -178,7 +196,7 @@ def open_image(source: bytes | Path, name: str = "", channels: int = 3) -> Image
     if image.mode == "F":
         raise UserError(f"{name}: a floating-point image; convert it to 8 or 16 bits")
     try:
-        image = ImageOps.exif_transpose(image)
+        ImageOps.exif_transpose(image, in_place=True)  # without the copy that it makes of upright images
         if image.mode.startswith("I"):
             image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
         elif image.mode == "P":

@@ -5,6 +5,9 @@ In: a PIL image or a label array of any size. Out: uint8 tensors; scaling and no
 1. the shorter side is resized to `resolution`, the longer one to int(resolution · long / short);
 2. the centre square is cut out, its corner rounded half to even, as torchvision's CenterCrop does.
 
+Of an image many times longer than wide only the part that the square shows is resized: the whole would take more
+memory than there is. The result is the same up to rounding, because PIL chooses which axis it resizes first.
+
 Pure: nothing here reads files or draws random numbers.
 """
 
@@ -18,6 +21,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Resize = Literal["bilinear", "nearest"]
+MAX_ASPECT = 16
+"""Long by short side from which the square is resized alone."""
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "nearest": Image.Resampling.NEAREST}
 
 
@@ -41,6 +46,11 @@ def _centre_square(image: Image.Image, side: int, resample: Image.Resampling) ->
     width, height = image.size
     longer = int(side * max(width, height) / min(width, height))
     size = (side, longer) if width <= height else (longer, side)
+    if longer > MAX_ASPECT * side:
+        start, scale = round((longer - side) / 2), max(width, height) / longer
+        ends = (start * scale, (start + side) * scale)
+        box = (0, ends[0], width, ends[1]) if width <= height else (ends[0], 0, ends[1], height)
+        return image.resize((side, side), resample, box)
     if size != image.size:
         image = image.resize(size, resample)
     left, top = round((size[0] - side) / 2), round((size[1] - side) / 2)

@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import tarfile
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Literal
 
@@ -36,7 +37,7 @@ def verify(shard_set: ShardSet, decode: int | Literal["all"] = "all", workers: i
     """Check every file of a shard set; of each shard decode `decode` samples, spread evenly, or all.
 
     Runs in `workers` processes; 1: here; default: one a CPU, but not for less than PROCESS_BYTES of tars.
-    Bad content never raises.
+    Bad content never raises, and a process that the system kills (memory) is a problem that names the shards left.
     """
     problems = []
     if shard_set.manifest.content_digest() != shard_set.manifest.checksum:
@@ -52,8 +53,16 @@ def verify(shard_set: ShardSet, decode: int | Literal["all"] = "all", workers: i
                 bar.advance()
         else:
             with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-                for found in pool.map(check, jobs):
-                    problems += found
+                results = pool.map(check, jobs)
+                for number, (shard, _) in enumerate(jobs):
+                    try:
+                        problems += next(results)
+                    except BrokenProcessPool:
+                        problems.append(
+                            f"{shard_set.tar(shard)}: not checked, nor the {len(jobs) - number - 1} shards after it: a "
+                            "worker process was killed, most often for lack of memory; try again with --workers 1"
+                        )
+                        break
                     bar.advance()
     return problems
 

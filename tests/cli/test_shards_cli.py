@@ -85,23 +85,19 @@ def test_overwrite_and_stale(raw, tmp_path):
     assert run("build", "folder", "--source", raw, "--out", out, "--crops", "random", "--overwrite") == 0
 
 
-def test_many_images_or_workers_go_to_the_cluster_and_one_worker_does_not(monkeypatch):
-    class Task:
-        sources = tuple(range(40))
-
-    cluster = type("cluster", (), {"run_tasks": staticmethod(lambda fn, tasks, *, workers: ["ray", workers])})
-    monkeypatch.setitem(__import__("sys").modules, "stego_dist.jobs.cluster", cluster)
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
-
-    def where(workers, tasks):
-        return next(iter(shards._runner(workers)(lambda task: "here", tasks)))
-
-    assert where(None, [Task(), Task()]) == "ray"
-    assert where(2, [Task(), Task()]) == "ray"
-    assert where(1, [Task(), Task()]) == "here"
-    assert where(None, [Task()]) == "here"
-    Task.sources = (1,)
-    assert where(None, [Task(), Task()]) == "here"
+def test_a_dry_run_writes_nothing_and_says_what_a_build_then_writes(raw, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ("build", "folder", "--source", raw, "--out", out, "--crops", "five", "--max-side", 20)
+    assert run(*arguments, "--dry-run", "--json") == 0
+    said = json.loads(capsys.readouterr().out)["splits"]
+    assert run(*arguments, "--dry-run") == 0
+    assert "15" in capsys.readouterr().out and not out.exists()
+    assert run(*arguments, "--json") == 0
+    built = json.loads(capsys.readouterr().out)
+    assert built["options"]["max_side"] == 20
+    for name, split in built["splits"].items():
+        assert (said[name]["images"], said[name]["samples"], said[name]["shards"]) == (3, 15, split["shards"])
+        assert 1 / 1.5 < said[name]["bytes"] / split["bytes"] < 1.5
 
 
 def test_cards_are_listed(capsys):
@@ -170,5 +166,7 @@ def test_bad_usage(raw, tmp_path):
         run("build", "folder", "--source", raw, "--out", tmp_path / "o", "--workers", 0)
     with pytest.raises(ConfigError, match="ratio"):
         run("build", "folder", "--source", raw, "--out", tmp_path / "o", "--ratio", 2)
+    with pytest.raises(ConfigError, match="max_side must be positive, got -1"):
+        run("build", "folder", "--source", raw, "--out", tmp_path / "o", "--max-side", -1)
     with pytest.raises(UserError, match="shards build"):
         run("show", tmp_path)

@@ -18,7 +18,7 @@ from PIL import Image
 from stego_dist.data import encodings
 from stego_dist.data.card import Card, list_cards, load_card
 from stego_dist.data.manifest import ShardSet
-from stego_dist.data.pack import build
+from stego_dist.data.pack import build, pack_shard
 from stego_dist.data.plan import BuildOptions, plan_build
 from stego_dist.data.samples import ShardSamples
 from stego_dist.data.tiles import Tiling
@@ -312,8 +312,10 @@ def test_an_image_is_decoded_once_for_its_tiles_in_a_shard(tmp_path, monkeypatch
     card = load_card("potsdam3_raw").model_copy(update=change)
     calls: list[str] = []
     opened = encodings.open_image
+    plan = plan_build(card, mini.root, tmp_path / "out", BuildOptions(min_shards=3))
     monkeypatch.setattr(encodings, "open_image", lambda path, **more: calls.append(path.name) or opened(path, **more))
-    build(card, mini.root, tmp_path / "out", BuildOptions(min_shards=3))
+    for task in plan.tasks:
+        pack_shard(task)
     assert len(calls) == 3 * 3
 
 

@@ -129,8 +129,10 @@ def test_plan_deals_every_image_to_one_shard(made, card, tmp_path):
     assert dealt == [[0, 4, 8], [1, 5, 9], [2, 6], [3, 7]]
     assert plan.num_images == 10 and not (tmp_path / "out").exists()
     assert len(plan_build(card, root, tmp_path / "out", BuildOptions(), ["train"]).tasks) == 10
-    small = BuildOptions(min_shards=1, shard_bytes=plan.estimated_bytes // 3)
-    assert len(plan_build(card, root, tmp_path / "out", small, ["train"]).tasks) == 4
+    files = sum(path.stat().st_size for path in (root / "imgs/train").iterdir())
+    for count in (2, 4, 7):  # a sample takes its file, two headers, a block of JSON and half a block of padding
+        small = BuildOptions(min_shards=1, shard_bytes=(files + 10 * 1792) // count + 1)
+        assert len(plan_build(card, root, tmp_path / "out", small, ["train"]).tasks) == count
     assert len(plan_build(card, root, tmp_path / "out", BuildOptions(min_shards=1), ["train"]).tasks) == 1
 
 
@@ -138,15 +140,15 @@ def test_an_interrupted_build_leaves_no_half_shard_and_goes_on(made, card, tmp_p
     root, out = made(6), tmp_path / "out"
     options = BuildOptions(min_shards=3)
     build(card, root, tmp_path / "whole", options, ["train"])
-    samples, calls = pack._samples, []
+    cut_image, calls = pack.cut_image, []
 
-    def die(task, source):
+    def die(source, *rest):
         calls.append(source.key)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return samples(task, source)
+        return cut_image(source, *rest)
 
-    monkeypatch.setattr(pack, "_samples", die)
+    monkeypatch.setattr(pack, "cut_image", die)
     with pytest.raises(KeyboardInterrupt):
         build(card, root, out, options, ["train"])
     assert sorted(hashes(out)) == ["parts/train-00000.json", "train-00000.index.npz", "train-00000.tar"]
@@ -302,7 +304,7 @@ def test_an_incomplete_copy_is_a_warning(made, card, tmp_path, capsys):
 def test_missing_source_and_wrong_options(card, tmp_path):
     with pytest.raises(UserError, match="nowhere does not exist"):
         plan_build(card, tmp_path / "nowhere", tmp_path, FEW)
-    for wrong in ({"ratio": 0.0}, {"quality": 101}, {"shard_bytes": 0}, {"min_shards": 0}):
+    for wrong in ({"ratio": 0.0}, {"quality": 101}, {"shard_bytes": 0}, {"min_shards": 0}, {"max_side": 0}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             BuildOptions(**wrong)
 

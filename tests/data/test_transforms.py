@@ -7,6 +7,7 @@ import torchvision.transforms as tv
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
+from stego_dist.data import transforms
 from stego_dist.data.transforms import label_view, to_training_view
 
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
@@ -48,3 +49,33 @@ def test_bilinear_shrinking_averages():
     view = to_training_view(board, 16, "bilinear")
     assert (view.float() - 127.5).abs().max() < 8
     assert to_training_view(board, 16, "nearest").unique().numel() <= 2
+
+
+def smooth(size: tuple[int, int]) -> Image.Image:
+    x, y = np.meshgrid(np.linspace(0, 40, size[0]), np.linspace(0, 30, size[1]))
+    noise = RNG.normal(0, 20, (size[1], size[0]))
+    return Image.fromarray(np.clip(np.sin(x + y) * 90 + 128 + noise, 0, 255).astype(np.uint8)[..., None].repeat(3, 2))
+
+
+@pytest.mark.parametrize("size", [(1300, 40), (40, 1301), (31, 700), (2000, 100), (9, 333)])
+@pytest.mark.parametrize("resize", ["bilinear", "nearest"])
+def test_resizing_the_square_alone_is_the_same_up_to_rounding(monkeypatch, size, resize):
+    image = smooth(size)
+    alone = to_training_view(image, 32, resize)
+    monkeypatch.setattr(transforms, "MAX_ASPECT", 10**6)
+    whole = to_training_view(image, 32, resize)
+    difference = (alone.int() - whole.int()).abs()
+    if resize == "bilinear":
+        assert difference.max() <= 1
+    else:
+        assert (difference > 0).float().mean() < 0.01  # a coordinate may lie on the edge between two pixels
+
+
+@pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1), (3, 60_000), (1, 1)])
+def test_extreme_shapes_take_no_more_memory_than_their_square(size):
+    image = Image.new("RGB", size, (10, 20, 30))
+    for resize in ("bilinear", "nearest"):
+        view = to_training_view(image, 224, resize)
+        assert view.shape == (3, 224, 224) and view[:, 100, 100].tolist() == [10, 20, 30]
+    label = np.full(size[::-1], 7, np.uint8)
+    assert label_view(label, 224).unique().tolist() == [7]

@@ -4,12 +4,14 @@ import io
 import json
 import os
 import tarfile
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from stego_dist.data import verify as verify_module
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.pack import build
 from stego_dist.data.plan import BuildOptions
@@ -42,6 +44,31 @@ def edit(shard_set: ShardSet, change) -> ShardSet:
 def test_a_fresh_set_is_whole_in_one_process_and_in_two(shard_set):
     assert verify(shard_set, workers=1) == [] == verify(shard_set, workers=2)
     assert verify(shard_set, decode=1) == []
+
+
+def test_a_process_that_the_system_kills_is_a_problem_by_name(shard_set, monkeypatch):
+    class Killed:
+        """A pool whose second task kills its worker; real ones are in test_a_fresh_set…"""
+
+        def __init__(self, *arguments: object) -> None:
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+        def map(self, check, jobs):
+            for number, job in enumerate(jobs):
+                if number == 1:
+                    raise BrokenProcessPool("terminated abruptly")
+                yield check(job)
+
+    monkeypatch.setattr(verify_module, "ProcessPoolExecutor", Killed)
+    (problem,) = verify(shard_set, workers=2)
+    assert problem.startswith(f"{shard_set.root / 'train-00001.tar'}: not checked, nor the 3 shards after it")
+    assert "killed" in problem and "--workers 1" in problem
 
 
 def test_every_flipped_byte_is_found_and_its_file_named(shard_set):
