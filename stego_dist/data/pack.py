@@ -14,7 +14,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from stego_dist.data.crops import Box, crop_boxes
 from stego_dist.data.manifest import Manifest, Shard, ShardSet, Split
 from stego_dist.data.plan import BuildOptions, BuildPlan, PackTask, plan_build
 from stego_dist.data.sources import Source, is_plain_jpeg, open_image, open_label, read_file
+from stego_dist.data.storage import LocalStorage, Storage, open_storage
+from stego_dist.data.storage.base import scratch_folder
 from stego_dist.errors import UserError
-from stego_dist.rundir import atomic_path, check_fingerprint, read_json, sha256_file, write_json
+from stego_dist.rundir import atomic_path, check_fingerprint, sha256_file, write_json
 
 Record = dict[str, Any]
 Runner = Callable[[Callable[[PackTask], Record], Sequence[PackTask]], Iterable[Record]]
@@ -43,6 +45,8 @@ def pack_shard(task: PackTask) -> Record:
     """
     if (record := _finished(task)) is not None:
         return record
+    if task.target is not None:
+        return _pack_and_upload(task, task.target)
     rows: list[tuple[tuple[int, int], tuple[int, int], int, int, str]] = []
     pixels = np.zeros(256, np.int64)
     rejected: list[dict[str, str]] = []
@@ -93,15 +97,23 @@ def pack_shard(task: PackTask) -> Record:
     return record
 
 
+def _pack_and_upload(task: PackTask, target: Storage) -> Record:
+    """Pack to local scratch, then upload tar, index and record, in this order."""
+    with scratch_folder() as folder:
+        record = pack_shard(replace(task, out=folder, target=None))
+        target.publish(folder, f"{task.name}.tar", f"{task.name}.index.npz", f"parts/{task.name}.json")
+    return record
+
+
 def _finished(task: PackTask) -> Record | None:
     """The record of a shard that is done, or None. Raises StaleInputError when it is another shard's."""
-    if not task.record_path.exists():
+    storage, name = task.storage, f"parts/{task.name}.json"
+    if storage.size(name) is None:
         return None
-    record: Record = read_json(task.record_path, "shard record", "Build again with --overwrite.")
+    record: Record = storage.read_json(name, "shard record", "Build again with --overwrite.")
     remedy = "Build it anew with --overwrite, or choose another --out."
-    check_fingerprint(record["fingerprint"], task.fingerprint, f"shard {task.name} in {task.out}", remedy)
-    tar, index = task.out / f"{task.name}.tar", task.out / f"{task.name}.index.npz"
-    whole = tar.exists() and tar.stat().st_size == record["bytes"] and index.exists()
+    check_fingerprint(record["fingerprint"], task.fingerprint, f"shard {task.name} in {storage.root}", remedy)
+    whole = storage.size(f"{task.name}.tar") == record["bytes"] and storage.size(f"{task.name}.index.npz") is not None
     return record if whole and not (record["rejected"] and task.options.on_error == "fail") else None
 
 
@@ -169,7 +181,8 @@ def finish_build(plan: BuildPlan, records: Iterable[Record]) -> Manifest:
     with atomic_path(plan.out / "rejected.jsonl") as tmp:
         tmp.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in rejected), "utf-8")
     if rejected:
-        console.warn(f"{len(rejected)} images were left out; {plan.out / 'rejected.jsonl'} says which and why")
+        listed = plan.tasks[0].storage.where("rejected.jsonl")
+        console.warn(f"{len(rejected)} images were left out; {listed} says which and why")
     for left in (*plan.out.glob(".*.tmp"), *plan.out.glob("parts/.*.tmp")):
         if left.name.split(".")[1] in by_name:  # of a builder that was killed
             left.unlink()
@@ -201,7 +214,7 @@ def serial(fn: Callable[[PackTask], Record], tasks: Sequence[PackTask]) -> Itera
 def build(
     card: Card,
     source: Path,
-    out: Path,
+    out: Path | str,
     options: BuildOptions,
     splits: Sequence[str] | None = None,
     runner: Runner = serial,
@@ -209,31 +222,39 @@ def build(
 ) -> ShardSet:
     """Build a shard set: plan, let `runner` pack the shards, finish. Started again, it goes on where it was.
 
-    `overwrite` removes what an earlier build left in `out`, once the new plan stands. Raises what its three
-    steps raise, and UserError when `out` holds splits that are not asked for.
+    `out`: a folder, or s3://bucket/prefix. `overwrite` removes what an earlier build left there, once the new plan
+    stands. Raises what its three steps raise, and UserError when `out` holds splits that are not asked for.
     """
-    plan = plan_build(card, source, out, options, splits)
-    if overwrite:
-        remove_shards(out)
-    elif (out / "manifest.json").exists():
-        asked = {task.split for task in plan.tasks}
-        if left := [split for split in ShardSet.open(out).splits if split not in asked]:
-            raise UserError(
-                f"{out} also holds split {', '.join(left)}, which its manifest would lose. Name all splits "
-                "(finished shards are kept), choose another --out, or --overwrite."
-            )
-    records = []
-    with console.progress("packing", plan.num_images) as bar:
-        for record in runner(pack_shard, plan.tasks):
-            records.append(record)
-            bar.advance(record["images"] + len(record["rejected"]))
-    return ShardSet(out, finish_build(plan, records))
+    storage = open_storage(out)
+    with storage.staging() as folder:
+        plan = plan_build(card, source, folder, options, splits)
+        if not isinstance(storage, LocalStorage):
+            plan = replace(plan, tasks=tuple(replace(task, target=storage) for task in plan.tasks))
+        if overwrite:
+            remove_shards(storage)
+        elif storage.size("manifest.json") is not None:
+            asked = {task.split for task in plan.tasks}
+            if left := [split for split in ShardSet.open(storage).splits if split not in asked]:
+                raise UserError(
+                    f"{out} also holds split {', '.join(left)}, which its manifest would lose. Name all splits "
+                    "(finished shards are kept), choose another --out, or --overwrite."
+                )
+        records = []
+        with console.progress("packing", plan.num_images) as bar:
+            for record in runner(pack_shard, plan.tasks):
+                records.append(record)
+                bar.advance(record["images"] + len(record["rejected"]))
+        manifest = finish_build(plan, records)
+        storage.publish(folder, "rejected.jsonl", "manifest.json")
+    return ShardSet(storage, manifest)
 
 
-def remove_shards(out: Path) -> None:
-    """Delete what an earlier build recorded in `out`, the manifest first; other files stay."""
+def remove_shards(storage: Storage) -> None:
+    """Delete what an earlier build recorded, the manifest first; other files stay."""
     for name in ("manifest.json", "rejected.jsonl"):
-        (out / name).unlink(missing_ok=True)
-    for record in sorted((out / "parts").glob("*.json")):
-        for path in (out / f"{record.stem}.tar", out / f"{record.stem}.index.npz", record):
-            path.unlink(missing_ok=True)
+        storage.remove(name)
+    for record in storage.list("parts"):
+        if record.endswith(".json"):
+            shard = record.removeprefix("parts/").removesuffix(".json")
+            for name in (f"{shard}.tar", f"{shard}.index.npz", record):
+                storage.remove(name)

@@ -64,8 +64,12 @@ class _Views(Dataset[tuple[int, Tensor, Tensor | None]]):
         return len(self.ids)
 
     def __getitem__(self, place: int) -> tuple[int, Tensor, Tensor | None]:
-        i = self.ids[place]
-        return (i, *self.samples.view(i, self.resolution, self.resize))
+        return self.__getitems__([place])[0]
+
+    def __getitems__(self, places: list[int]) -> list[tuple[int, Tensor, Tensor | None]]:
+        """What the loader asks for: a batch at a time."""
+        ids = [self.ids[place] for place in places]
+        return [(i, *view) for i, view in zip(ids, self.samples.views(ids, self.resolution, self.resize))]
 
 
 def _collate(items: list[tuple[int, Tensor, Tensor | None]]) -> tuple[list[int], Tensor, Tensor | None]:
@@ -90,7 +94,7 @@ def evaluate(
     start = time.perf_counter()
     e = config.eval
     backbone.check_resolution("eval.resolution", e.resolution)
-    shard_set = ShardSet.open(config.data.shards)
+    shard_set = ShardSet.open(config.data.shards, config.data.storage)
     samples = ShardSamples(shard_set, config.data.eval_split)
     mine = range(accelerator.process_index, len(samples), accelerator.num_processes)
     views = _Views(samples, mine, e.resolution, config.data.image_resize)

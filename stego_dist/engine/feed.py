@@ -178,7 +178,9 @@ class _LaneShare(IterableDataset[tuple[Tensor | None, ...] | UserError]):
             neighbours = self.draw(step, slots, ids)
             views = [self._decode(anchor) for anchor in anchors]
             labels = [label for _, label in views if label is not None]
-            others = [self.samples.view(int(i), self.resolution, self.resize)[0] for i in neighbours]
+            others = [
+                self._image(data, i) for i, data in zip(neighbours.tolist(), self.samples.images(neighbours.tolist()))
+            ]
             yield (
                 torch.from_numpy(ids),
                 torch.from_numpy(neighbours),
@@ -189,9 +191,11 @@ class _LaneShare(IterableDataset[tuple[Tensor | None, ...] | UserError]):
             step += 1
 
     def _decode(self, sample: RawSample) -> tuple[Tensor, Tensor | None]:
-        opened = open_image(sample.image, self.samples.describe(sample.id, ".jpg"))
-        image = to_training_view(opened, self.resolution, self.resize)
+        image = self._image(sample.image, sample.id)
         if sample.label is None:
             return image, None
         label = decode_label(sample.label, self.samples.describe(sample.id, ".label.png"))
         return image, label_view(label, self.resolution)
+
+    def _image(self, data: bytes, i: int) -> Tensor:
+        return to_training_view(open_image(data, self.samples.describe(i, ".jpg")), self.resolution, self.resize)
