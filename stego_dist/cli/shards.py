@@ -23,6 +23,7 @@ examples:
   stego-dist shards build camvid11 --source CamVid --out shards/built/camvid11
   stego-dist shards build cocostuff27 --source COCO --lists COCO/curated --out shards/built/coco --crops five
   stego-dist shards build my_card.yaml --source DIR --out DIR --splits train --on-error skip
+  stego-dist shards build folder --source my_images --out s3://bucket/mine
 
 Started again it goes on where it stopped; --overwrite begins anew. `stego-dist shards cards` lists the cards.
 """
@@ -42,7 +43,9 @@ def add_parser(verbs: Any) -> None:
     build = add("build", "pack a data set", _BUILD_EXAMPLES, run_build)
     build.add_argument("card", metavar="CARD", help="name of a dataset card, or path to a YAML file")
     build.add_argument("--source", type=Path, required=True, metavar="DIR", help="where the data set lies")
-    build.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the shards go")
+    build.add_argument(
+        "--out", required=True, metavar="DIR", help="where the shards go: a folder, or s3://bucket/prefix"
+    )
     build.add_argument("--lists", type=Path, metavar="DIR", help="where the card's lists of images lie (in --source)")
     build.add_argument(
         "--crops", choices=("none", "five", "random"), default="none", help="crops of every image (none)"
@@ -63,17 +66,17 @@ def add_parser(verbs: Any) -> None:
     add_tiling(build)
 
     verify = add("verify", "check every file", "example: stego-dist shards verify DIR", run_verify)
-    verify.add_argument("dir", type=Path, metavar="DIR", help="a shard set")
+    verify.add_argument("dir", metavar="DIR", help="a shard set: a folder, http(s)://… or s3://bucket/prefix")
     verify.add_argument("--workers", type=int, metavar="N", help="processes (default: as many as are of use)")
 
     example = "example: stego-dist shards show DIR --sheet sheet.png"
     show = add("show", "print what a shard set holds, draw a contact sheet", example, run_show)
-    show.add_argument("dir", type=Path, metavar="DIR", help="a shard set")
+    show.add_argument("dir", metavar="DIR", help="a shard set: a folder, http(s)://… or s3://bucket/prefix")
     show.add_argument(
         "--sheet",
         type=Path,
         metavar="PNG",
-        help="of the first split, in place of DIR/sheet-SPLIT.png of each",
+        help="of the first split, in place of sheet-SPLIT.png of each, in DIR or, of a URL, here",
     )
 
     cards = add("cards", "list the dataset cards", "example: stego-dist shards cards camvid11", run_cards)
@@ -93,7 +96,7 @@ def run_build(args: argparse.Namespace) -> int:
         max_side=args.max_side,
     )  # fmt: skip
     if args.dry_run:
-        _print_plan(plan_build(card, args.source, args.out, options, args.splits, args.lists), args.json)
+        _print_plan(plan_build(card, args.source, Path(args.out), options, args.splits, args.lists), args.json)
         return 0
     runner = packing_runner(workers)
     shard_set = build(card, args.source, args.out, options, args.splits, runner, args.overwrite, args.lists)
@@ -129,7 +132,8 @@ def run_show(args: argparse.Namespace) -> int:
     from stego_dist.data.sheet import contact_sheet
 
     shard_set = ShardSet.open(args.dir)
-    sheets = {split: args.dir / f"sheet-{split}.png" for split in shard_set.splits}
+    folder = shard_set.root if isinstance(shard_set.root, Path) else Path()
+    sheets = {split: folder / f"sheet-{split}.png" for split in shard_set.splits}
     if args.sheet:
         sheets = {shard_set.splits[0]: args.sheet}
     for split, path in sheets.items():

@@ -12,6 +12,7 @@ from stego_dist.config.tree import (
     KnnConfig,
     LossConfig,
     PairConfig,
+    StorageConfig,
     TrainConfig,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "KnnConfig",
     "LossConfig",
     "PairConfig",
+    "StorageConfig",
     "TrainConfig",
     "dump_config",
     "load_config",

@@ -20,11 +20,25 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
+class StorageConfig(Section):
+    """How shards are read that don't lie in a folder; keys and endpoint of S3 come from the AWS environment alone."""
+
+    tries: Positive = 8
+    """Tries of a request before it is given up; the waits between them double up to 30 s (about a minute in all)."""
+    timeout_s: Annotated[float, Field(gt=0)] = 30.0
+    """Seconds without an answer or a byte after which a connection counts as lost."""
+    cache_dir: str | None = None
+    """Local folder that keeps what was read, for all processes of a machine; none: no cache."""
+    cache_gb: Annotated[float, Field(gt=0)] = 50.0
+    """What the cache may hold (10⁹ bytes); what was used least recently goes first."""
+
+
 class DataConfig(Section):
     """Which shards, and at what size images enter the backbone."""
 
     shards: str
-    """Folder of a shard set (the one that holds manifest.json)."""
+    """A shard set: the folder that holds manifest.json, or the same as http(s)://… or s3://bucket/prefix."""
+    storage: StorageConfig = StorageConfig()
     train_split: str = "train"
     """Split that the head is trained on."""
     eval_split: str = "val"

@@ -1,6 +1,6 @@
 """The written shard set: what `manifest.json` says, and where its files lie. shards/README.md has the format.
 
-In: a folder that `stego-dist shards build` wrote. Out: `ShardSet`, from which training and evaluation know
+In: a folder or URL that `stego-dist shards build` wrote. Out: `ShardSet`, from which training and evaluation know
 all they need: classes, palette, splits, shards with their checksums, counts.
 """
 
@@ -12,9 +12,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from stego_dist.config import StorageConfig
 from stego_dist.data.card import Card, error_lines
+from stego_dist.data.storage import Storage, open_storage, with_cache
 from stego_dist.errors import UserError
-from stego_dist.rundir import digest, read_json
+from stego_dist.rundir import digest
 
 FORMAT = "stego_dist.shards/1"
 
@@ -31,6 +33,16 @@ class Shard(BaseModel):
     """Size of the tar."""
     sha256: str
     index_sha256: str
+
+    @property
+    def tar(self) -> str:
+        """Name of the file of its samples."""
+        return f"{self.name}.tar"
+
+    @property
+    def index(self) -> str:
+        """Name of the file of its offsets."""
+        return f"{self.name}.index.npz"
 
 
 class Split(BaseModel):
@@ -88,27 +100,37 @@ class Manifest(BaseModel):
 
 @dataclass(frozen=True)
 class ShardSet:
-    """A shard set on disk: its folder and its manifest."""
+    """A shard set: where its files lie, and its manifest."""
 
-    root: Path
+    storage: Storage
     manifest: Manifest
 
     @classmethod
-    def open(cls, path: str | Path) -> ShardSet:
+    def open(cls, place: str | Path | Storage, settings: StorageConfig | None = None) -> ShardSet:
         """Read and validate a shard set's manifest; the shards themselves are not touched.
 
-        Raises UserError when there is none, or it is damaged or of another format.
+        `settings`: how a URL is read (data.storage). Raises UserError when there is none, or it is damaged or of
+        another format.
         """
-        root = Path(path)
-        remedy = "Write it with: stego-dist shards build CARD --source DIR --out " + str(root)
-        value = read_json(root / "manifest.json", "shard set", remedy)
+        storage = open_storage(place, settings)
+        remedy = f"Write it with: stego-dist shards build CARD --source DIR --out {storage.root}"
+        value, where = storage.read_json("manifest.json", "shard set", remedy), storage.where("manifest.json")
         found = value.get("format") if isinstance(value, dict) else None
         if found != FORMAT:
-            raise UserError(f"{root / 'manifest.json'} has format {found!r}; this version reads {FORMAT!r}. {remedy}")
+            raise UserError(f"{where} has format {found!r}; this version reads {FORMAT!r}. {remedy}")
         try:
-            return cls(root, Manifest.model_validate(value))
+            manifest = Manifest.model_validate(value)
         except ValidationError as error:
-            raise UserError(f"{root / 'manifest.json'} is damaged:\n{error_lines(error)}\n{remedy}") from None
+            raise UserError(f"{where} is damaged:\n{error_lines(error)}\n{remedy}") from None
+        files: dict[str, tuple[str, int | None]] = {}
+        for shard in (shard for split in manifest.splits for shard in split.shards):
+            files |= {shard.tar: (shard.sha256, shard.bytes), shard.index: (shard.index_sha256, None)}
+        return cls(with_cache(storage, settings, files), manifest)
+
+    @property
+    def root(self) -> Path | str:
+        """The folder or URL."""
+        return self.storage.root
 
     @property
     def classes(self) -> list[str]:
@@ -137,10 +159,10 @@ class ShardSet:
                 return split
         raise UserError(f"shard set {self.root} has no split {name!r}; it has {', '.join(self.splits)}")
 
-    def tar(self, shard: Shard) -> Path:
-        """The file of a shard's samples."""
-        return self.root / f"{shard.name}.tar"
+    def tar(self, shard: Shard) -> Path | str:
+        """Path or URL of a shard's samples, as errors name it."""
+        return self.storage.where(shard.tar)
 
-    def index(self, shard: Shard) -> Path:
-        """The file of a shard's offsets."""
-        return self.root / f"{shard.name}.index.npz"
+    def index(self, shard: Shard) -> Path | str:
+        """Path or URL of a shard's offsets, as errors name it."""
+        return self.storage.where(shard.index)

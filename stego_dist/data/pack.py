@@ -16,7 +16,7 @@ import os
 import socket
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,10 @@ from stego_dist.data.card import IGNORED, Card
 from stego_dist.data.cut import cut_image
 from stego_dist.data.manifest import Manifest, Shard, ShardSet, Split
 from stego_dist.data.plan import BuildOptions, BuildPlan, PackTask, plan_build
+from stego_dist.data.storage import LocalStorage, Storage, open_storage
+from stego_dist.data.storage.base import scratch_folder
 from stego_dist.errors import UserError
-from stego_dist.rundir import atomic_path, check_fingerprint, read_json, sha256_file, write_json, writing_to
+from stego_dist.rundir import atomic_path, check_fingerprint, sha256_file, write_json, writing_to
 
 Record = dict[str, Any]
 Runner = Callable[[Callable[[PackTask], Record], Sequence[PackTask]], Iterable[Record]]
@@ -47,6 +49,8 @@ def pack_shard(task: PackTask) -> Record:
         return record
     if not task.root.is_dir():  # or every image would be rejected one by one
         raise UserError(f"shard {task.name}: {task.root} does not exist on host {socket.gethostname()}")
+    if task.target is not None:
+        return _pack_and_upload(task, task.target)
     with writing_to(task.out, REMEDY):
         return _write_shard(task)
 
@@ -103,15 +107,23 @@ def _write_shard(task: PackTask) -> Record:
     return record
 
 
+def _pack_and_upload(task: PackTask, target: Storage) -> Record:
+    """Pack to local scratch, then upload tar, index and record, in this order."""
+    with scratch_folder() as folder:
+        record = pack_shard(replace(task, out=folder, target=None))
+        target.publish(folder, f"{task.name}.tar", f"{task.name}.index.npz", f"parts/{task.name}.json")
+    return record
+
+
 def finished(task: PackTask) -> Record | None:
     """The record of a shard that is done, or None. Raises StaleInputError when it is another shard's."""
-    if not task.record_path.exists():
+    storage, name = task.storage, f"parts/{task.name}.json"
+    if storage.size(name) is None:
         return None
-    record: Record = read_json(task.record_path, "shard record", "Build again with --overwrite.")
+    record: Record = storage.read_json(name, "shard record", "Build again with --overwrite.")
     remedy = "Build it anew with --overwrite, or choose another --out."
-    check_fingerprint(record["fingerprint"], task.fingerprint, f"shard {task.name} in {task.out}", remedy)
-    tar, index = task.out / f"{task.name}.tar", task.out / f"{task.name}.index.npz"
-    whole = tar.exists() and tar.stat().st_size == record["bytes"] and index.exists()
+    check_fingerprint(record["fingerprint"], task.fingerprint, f"shard {task.name} in {storage.root}", remedy)
+    whole = storage.size(f"{task.name}.tar") == record["bytes"] and storage.size(f"{task.name}.index.npz") is not None
     return record if whole and not (record["rejected"] and task.options.on_error == "fail") else None
 
 
@@ -146,7 +158,8 @@ def finish_build(plan: BuildPlan, records: Iterable[Record]) -> Manifest:
     with atomic_path(plan.out / "rejected.jsonl") as tmp:
         tmp.write_text("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in rejected), "utf-8")
     if rejected:
-        console.warn(f"{len(rejected)} images were left out; {plan.out / 'rejected.jsonl'} says which and why")
+        listed = plan.tasks[0].storage.where("rejected.jsonl")
+        console.warn(f"{len(rejected)} images were left out; {listed} says which and why")
     for left in (*plan.out.glob(".*.tmp"), *plan.out.glob("parts/.*.tmp")):
         if left.name.split(".")[1] in by_name:  # of a builder that was killed
             left.unlink()
@@ -178,7 +191,7 @@ def serial(fn: Callable[[PackTask], Record], tasks: Sequence[PackTask]) -> Itera
 def build(
     card: Card,
     source: Path,
-    out: Path,
+    out: Path | str,
     options: BuildOptions,
     splits: Sequence[str] | None = None,
     runner: Runner = serial,
@@ -187,20 +200,33 @@ def build(
 ) -> ShardSet:
     """Build a shard set: plan, let `runner` pack the shards, finish. Started again, it goes on where it was.
 
-    `overwrite` removes what an earlier build left in `out`, once the new plan stands. Raises what its three
-    steps raise, and UserError when `out` holds splits that are not asked for.
+    `out`: a folder, or s3://bucket/prefix. `overwrite` removes what an earlier build left there, once the new plan
+    stands. Raises what its three steps raise, and UserError when `out` holds splits that are not asked for.
     """
-    plan = plan_build(card, source, out, options, splits, lists)
-    if overwrite:
-        with writing_to(out, REMEDY):
-            remove_shards(out)
-    elif (out / "manifest.json").exists():
-        asked = {task.split for task in plan.tasks}
-        if left := [split for split in ShardSet.open(out).splits if split not in asked]:
-            raise UserError(
-                f"{out} also holds split {', '.join(left)}, which its manifest would lose. Name all splits "
-                "(finished shards are kept), choose another --out, or --overwrite."
-            )
+    storage = open_storage(out)
+    with storage.staging() as folder:
+        plan = plan_build(card, source, folder, options, splits, lists)
+        if not isinstance(storage, LocalStorage):
+            plan = replace(plan, tasks=tuple(replace(task, target=storage) for task in plan.tasks))
+        if overwrite:
+            with writing_to(folder, REMEDY):
+                remove_shards(storage)
+        elif storage.size("manifest.json") is not None:
+            asked = {task.split for task in plan.tasks}
+            if left := [split for split in ShardSet.open(storage).splits if split not in asked]:
+                raise UserError(
+                    f"{out} also holds split {', '.join(left)}, which its manifest would lose. Name all splits "
+                    "(finished shards are kept), choose another --out, or --overwrite."
+                )
+        records = _packed(plan, runner)
+        with writing_to(folder, REMEDY):
+            manifest = finish_build(plan, records)
+            storage.publish(folder, "rejected.jsonl", "manifest.json")
+    return ShardSet(storage, manifest)
+
+
+def _packed(plan: BuildPlan, runner: Runner) -> list[Record]:
+    """The records of all shards: those that are there, and those that `runner` packs now."""
     records = [record for task in plan.tasks if (record := finished(task)) is not None]
     names = {record["name"] for record in records}
     todo = [task for task in plan.tasks if task.name not in names]
@@ -212,14 +238,15 @@ def build(
             records.append(record)
             images = record["images"] + len(record["rejected"])
             bar.advance(images, shards=f"{len(records)}/{len(plan.tasks)}")
-    with writing_to(out, REMEDY):
-        return ShardSet(out, finish_build(plan, records))
+    return records
 
 
-def remove_shards(out: Path) -> None:
-    """Delete what an earlier build recorded in `out`, the manifest first; other files stay."""
+def remove_shards(storage: Storage) -> None:
+    """Delete what an earlier build recorded, the manifest first; other files stay."""
     for name in ("manifest.json", "rejected.jsonl"):
-        (out / name).unlink(missing_ok=True)
-    for record in sorted((out / "parts").glob("*.json")):
-        for path in (out / f"{record.stem}.tar", out / f"{record.stem}.index.npz", record):
-            path.unlink(missing_ok=True)
+        storage.remove(name)
+    for record in storage.list("parts"):
+        if record.endswith(".json"):
+            shard = record.removeprefix("parts/").removesuffix(".json")
+            for name in (f"{shard}.tar", f"{shard}.index.npz", record):
+                storage.remove(name)

@@ -24,6 +24,7 @@ from stego_dist.data.crops import RANDOM_CROPS, Crops
 from stego_dist.data.estimate import SplitEstimate, packed_ratio, tar_overhead
 from stego_dist.data.manifest import FORMAT
 from stego_dist.data.sources import OnError, Source, find_pairs
+from stego_dist.data.storage import LocalStorage, Storage
 from stego_dist.errors import ConfigError, UserError
 from stego_dist.rundir import digest
 
@@ -77,6 +78,13 @@ class PackTask:
     sources: tuple[tuple[int, Source], ...]
     """Images with their running numbers in the split."""
     fingerprint: dict[str, Any]
+    target: Storage | None = None
+    """Where the finished files go; None: they stay in `out`."""
+
+    @property
+    def storage(self) -> Storage:
+        """Where the finished files are found."""
+        return self.target or LocalStorage(self.out)
 
     @property
     def record_path(self) -> Path:

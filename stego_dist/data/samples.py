@@ -4,20 +4,21 @@ In: a shard set and the name of a split. Out: the bytes, names and views of samp
 shards in order.
 
 1. the index files are read once, and their numbers joined over all shards;
-2. a sample is one positioned read (`pread`) of the tar, which never moves a shared file position;
+2. a sample is one positioned read of the tar: `pread` in a folder, a ranged request elsewhere (storage/);
 3. a view decodes the bytes and cuts the training square (transforms.py).
 
-Safe with threads, forks and pickling: open files belong to one process and are opened when first needed.
+Safe with threads, forks and pickling.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import tarfile
-import threading
 import zipfile
-from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,10 +27,12 @@ from PIL import Image
 
 from stego_dist.data.manifest import Shard, ShardSet
 from stego_dist.data.sources import open_image
+from stego_dist.data.storage.base import PerProcess
 from stego_dist.data.transforms import Resize, label_view, to_training_view
 from stego_dist.errors import UserError
 
-MAX_OPEN_FILES = 64
+A = TypeVar("A")
+B = TypeVar("B")
 INDEX_ARRAYS = {"image": np.int64, "label": np.int64, "source": np.int64, "crop": np.int16}
 
 
@@ -39,7 +42,8 @@ class ShardSamples:
     def __init__(self, shard_set: ShardSet, split: str) -> None:
         """Read the indices. Raises UserError: no such split, an index that is missing or damaged."""
         self.shard_set, self.split = shard_set, shard_set.split(split)
-        indices = [self._load_index(shard) for shard in self.split.shards]
+        self._pool = PerProcess(partial(ThreadPoolExecutor, shard_set.storage.parallel))
+        indices = self._each(self._load_index, self.split.shards)
         joined = {name: np.concatenate([index[name] for index in indices]) for name in INDEX_ARRAYS}
         self.source: NDArray[np.int64] = joined["source"]
         """(N,) running number of the source image in the split's listing; rejected images leave gaps."""
@@ -49,7 +53,6 @@ class ShardSamples:
         """(shards + 1,) index of every shard's first sample, and N."""
         self._spans = {".jpg": joined["image"], ".label.png": joined["label"]}
         self._names: tuple[int, NDArray[np.str_]] | None = None
-        self._reset()
 
     def __len__(self) -> int:
         return len(self.source)
@@ -69,6 +72,12 @@ class ShardSamples:
         """Where sample `i` begins in its tar: the header of its image, its first member."""
         return int(self._spans[".jpg"][i, 0]) - tarfile.BLOCKSIZE
 
+    def end_of_run(self, i: int, count: int) -> int | None:
+        """Where in its tar the samples `i` to `i + count - 1` of one shard end; None: at the end of the file."""
+        after = i + count
+        shard, _ = self._locate(i)
+        return self.header_offset(after) if after < self.shard_starts[shard + 1] else None
+
     def key(self, i: int) -> str:
         """The sample's name in the tar."""
         return f"{self.source[i]:09d}_{self.crop[i]}"
@@ -78,7 +87,7 @@ class ShardSamples:
         shard, start = self._locate(i)
         names = self._names  # of one shard at a time: names are long, and asked for in order or seldom
         if names is None or names[0] != shard:
-            with np.load(self.shard_set.index(self.split.shards[shard])) as index:
+            with np.load(io.BytesIO(self.shard_set.storage.read(self.split.shards[shard].index))) as index:
                 names = self._names = shard, index["name"]
         return str(names[1][i - start])
 
@@ -93,10 +102,23 @@ class ShardSamples:
             return image, None
         return image, label_view(decode_label(data, self.describe(i, ".label.png")), resolution)
 
+    def images(self, ids: Iterable[int]) -> list[bytes]:
+        """The JPEGs of some samples, read at the same time where that helps."""
+        return self._each(self.image_bytes, ids)
+
+    def views(
+        self, ids: Iterable[int], resolution: int, resize: Resize
+    ) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
+        """The training squares of some samples, read at the same time where that helps."""
+        return self._each(partial(self.view, resolution=resolution, resize=resize), ids)
+
+    def _each(self, read: Callable[[A], B], of: Iterable[A]) -> list[B]:
+        return list(map(read, of) if self.shard_set.storage.parallel == 1 else self._pool().map(read, of))
+
     def _load_index(self, shard: Shard) -> dict[str, NDArray[np.int64]]:
         path = self.shard_set.index(shard)
         try:
-            with np.load(path) as index:
+            with np.load(io.BytesIO(self.shard_set.storage.read(shard.index))) as index:
                 arrays = {name: index[name].astype(dtype, copy=False) for name, dtype in INDEX_ARRAYS.items()}
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(f"shard index {path}: {error}. {self._advice}") from None
@@ -115,30 +137,13 @@ class ShardSamples:
         shard, _ = self._locate(i)
         offset, size = map(int, self._spans[suffix][i])
         try:
-            file = self._file(shard)  # held until the read is done, or another thread could let it close
-            data = os.pread(file.fd, size, offset)
+            data = self.shard_set.storage.read_range(self.split.shards[shard].tar, offset, size)
         except OSError as error:
             raise UserError(f"{self.describe(i, suffix)}: {error}. {self._advice}") from None
         if len(data) < size:
             what = self.describe(i, suffix)
             raise UserError(f"{what}: the file ends after {len(data)} of {size} bytes. {self._advice}")
         return data
-
-    def _file(self, shard: int) -> _OpenFile:
-        """The open tar; the least recently used one is let go when there are too many."""
-        if self._pid != os.getpid():  # a fork: its parent's lock may have been held, its files are closed
-            self._reset()
-        with self._lock:
-            if shard not in self._files:
-                self._files[shard] = _OpenFile(str(self.shard_set.tar(self.split.shards[shard])))
-                if len(self._files) > MAX_OPEN_FILES:
-                    self._files.popitem(last=False)
-            self._files.move_to_end(shard)
-            return self._files[shard]
-
-    def _reset(self) -> None:
-        self._pid, self._lock = os.getpid(), threading.Lock()
-        self._files: OrderedDict[int, _OpenFile] = OrderedDict()
 
     def describe(self, i: int, suffix: str) -> str:
         """How errors name sample `i`: its tar, and the member of the suffix (".jpg", ".label.png")."""
@@ -148,17 +153,6 @@ class ShardSamples:
     @property
     def _advice(self) -> str:
         return f"Find every damaged file with: stego-dist shards verify {self.shard_set.root}"
-
-
-class _OpenFile:
-    """A file descriptor that closes when nobody holds it, so that eviction cannot disturb a running read."""
-
-    def __init__(self, path: str) -> None:
-        self.fd = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if hasattr(self, "fd"):
-            os.close(self.fd)
 
 
 def decode_label(data: bytes, name: str) -> NDArray[np.uint8]:

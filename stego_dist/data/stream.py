@@ -1,7 +1,8 @@
 """Anchors streamed from shards with webdataset, lane by lane.
 
 1. A lane's windows come from data/order.py: runs of consecutive samples of a few shards.
-2. A run is read by webdataset's tar reader, which starts at the run's first header and stops after its last sample.
+2. A run is read by webdataset's tar reader from a stream of the storage, which starts at the run's first header; one
+   from afar ends with its last sample, so that nothing is sent in vain.
 3. The samples of a window are handed out in the window's permutation.
 
 A stream that starts in the middle of an epoch skips the windows before without reading them.
@@ -32,12 +33,12 @@ class RawSample:
 
 def read_run(samples: ShardSamples, run: Run) -> Iterator[RawSample]:
     """The samples of a run, in order. Raises UserError naming the shard when it ends early or is no tar."""
-    path = samples.shard_set.tar(samples.split.shards[run.shard])
+    shard, storage = samples.split.shards[run.shard], samples.shard_set.storage
+    path = storage.where(shard.tar)
     first = int(samples.shard_starts[run.shard]) + run.first
     count = 0
     try:
-        with path.open("rb") as file:
-            file.seek(samples.header_offset(first))
+        with storage.open(shard.tar, samples.header_offset(first), samples.end_of_run(first, run.count)) as file:
             members = tar_file_expander([{"url": str(path), "stream": file}])
             for number, sample in enumerate(islice(group_by_keys(members), run.count)):
                 if sample["__key__"] != samples.key(first + number):

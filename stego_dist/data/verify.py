@@ -10,12 +10,14 @@ In: a shard set. Out: one line a problem; none means whole.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import tarfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -41,7 +43,7 @@ def verify(shard_set: ShardSet, decode: int | Literal["all"] = "all", workers: i
     """
     problems = []
     if shard_set.manifest.content_digest() != shard_set.manifest.checksum:
-        problems.append(f"{shard_set.root / 'manifest.json'}: edited after it was written (checksum differs)")
+        problems.append(f"{shard_set.storage.where('manifest.json')}: edited after it was written (checksum differs)")
     jobs = [(shard, split.labelled) for split in shard_set.manifest.splits for shard in split.shards]
     check = partial(_check_shard, shard_set, decode)
     useful = 1 + sum(shard.bytes for shard, _ in jobs) // PROCESS_BYTES
@@ -68,26 +70,48 @@ def verify(shard_set: ShardSet, decode: int | Literal["all"] = "all", workers: i
 
 
 def _check_shard(shard_set: ShardSet, decode: int | Literal["all"], job: tuple[Shard, bool]) -> list[str]:
-    """The problems of one shard."""
+    """The problems of one shard; what lies far away is checked in a local copy."""
     shard, labelled = job
+    problems: list[str] = []
+    with contextlib.ExitStack() as copies:
+        local: list[Path | None] = []
+        for name, expected in ((shard.tar, shard.sha256), (shard.index, shard.index_sha256)):
+            where = shard_set.storage.where(name)
+            try:
+                path = copies.enter_context(shard_set.storage.local_copy(name))
+                if sha256_file(path) != expected:
+                    problems.append(f"{where}: not the bytes that were written (sha256 differs)")
+                local.append(path)
+            except OSError as error:
+                problems.append(f"{where}: cannot be read: {error.strerror}")
+                local.append(None)
+            except UserError as error:
+                problems.append(f"{where}: cannot be read: {error}")
+                local.append(None)
+        tar, index = local
+        return (
+            problems
+            if tar is None or index is None
+            else problems + _check_files(shard_set, shard, labelled, tar, index, decode)
+        )
+
+
+def _check_files(
+    shard_set: ShardSet, shard: Shard, labelled: bool, tar_file: Path, index_file: Path, decode: int | Literal["all"]
+) -> list[str]:
+    """The problems of a tar with its index."""
     tar_path, index_path = shard_set.tar(shard), shard_set.index(shard)
-    problems = []
-    for path, expected in ((tar_path, shard.sha256), (index_path, shard.index_sha256)):
-        try:
-            if sha256_file(path) != expected:
-                problems.append(f"{path}: not the bytes that were written (sha256 differs)")
-        except OSError as error:
-            problems.append(f"{path}: cannot be read: {error.strerror}")
+    problems: list[str] = []
     members: dict[str, tuple[int, int]] = {}
     try:
-        with tarfile.open(tar_path) as tar:
+        with tarfile.open(tar_file) as tar:
             for member in tar:
                 members[member.name] = (member.offset_data, member.size)
     except (OSError, tarfile.TarError) as error:
         problems.append(f"{tar_path}: not a whole tar: {error}")
         return problems
     try:
-        with np.load(index_path) as npz:
+        with np.load(index_file) as npz:
             index = {name: npz[name] for name in (*INDEX_ARRAYS, "name")}
     except Exception as error:  # a damaged zip raises nearly anything
         problems.append(f"{index_path}: not a readable index: {error}")
@@ -99,7 +123,7 @@ def _check_shard(shard_set: ShardSet, decode: int | Literal["all"], job: tuple[S
     return (
         problems
         + _check_index(shard_set, shard, labelled, keys, index, members)
-        + _check_samples(shard_set, shard, labelled, keys, members, decode)
+        + _check_samples(shard_set, shard, labelled, tar_file, keys, members, decode)
     )
 
 
@@ -129,6 +153,7 @@ def _check_samples(
     shard_set: ShardSet,
     shard: Shard,
     labelled: bool,
+    tar_file: Path,
     keys: list[str],
     members: dict[str, tuple[int, int]],
     decode: int | Literal["all"],
@@ -138,7 +163,7 @@ def _check_samples(
     keys = [key for key in keys if f"{key}.jpg" in members]
     count = len(keys) if decode == "all" else min(decode, len(keys))
     problems = []
-    with path.open("rb") as file:
+    with tar_file.open("rb") as file:
 
         def read(name: str) -> bytes:
             offset, size = members.get(name, (0, 0))

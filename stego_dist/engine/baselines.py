@@ -20,7 +20,7 @@ from stego_dist.models.segmenter import Segmenter
 
 def raw_features(config: Config, accelerator: Accelerator, backbone: Backbone) -> dict[str, Any]:
     """Results of spherical k-means over raw training features (from the bank when it is there)."""
-    shard_set = ShardSet.open(config.data.shards)
+    shard_set = ShardSet.open(config.data.shards, config.data.storage)
     samples = ShardSamples(shard_set, config.data.train_split)
     segmenter = Segmenter(
         dim=backbone.dim,

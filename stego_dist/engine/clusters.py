@@ -36,8 +36,8 @@ def features_online(config: Config, samples: ShardSamples, backbone: Backbone, d
     """Dense features (n, C, h, w) of samples, by the backbone."""
 
     def features(ids: Ids) -> Tensor:
-        views = [samples.view(int(i), config.data.resolution, config.data.image_resize)[0] for i in ids]
-        feats: Tensor = backbone(torch.stack(views).to(device)).float()
+        views = samples.views(ids.tolist(), config.data.resolution, config.data.image_resize)
+        feats: Tensor = backbone(torch.stack([image for image, _ in views]).to(device)).float()
         return feats
 
     return features

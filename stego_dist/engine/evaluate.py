@@ -70,11 +70,15 @@ class _Views(Dataset[View | UserError]):
         return len(self.ids)
 
     def __getitem__(self, place: int) -> View | UserError:
-        i = self.ids[place]
+        return self.__getitems__([place])[0]
+
+    def __getitems__(self, places: list[int]) -> list[View | UserError]:
+        """What the loader asks for: a batch at a time."""
+        ids = [self.ids[place] for place in places]
         try:
-            return (i, *self.samples.view(i, self.resolution, self.resize))
+            return [(i, *view) for i, view in zip(ids, self.samples.views(ids, self.resolution, self.resize))]
         except UserError as error:
-            return error
+            return [error]
 
 
 def _collate(items: list[View | UserError]) -> tuple[list[int], Tensor, Tensor | None] | UserError:
@@ -108,7 +112,7 @@ def evaluate(
     start = time.perf_counter()
     e = config.eval
     backbone.check_resolution("eval.resolution", e.resolution)
-    shard_set = ShardSet.open(config.data.shards)
+    shard_set = ShardSet.open(config.data.shards, config.data.storage)
     samples = ShardSamples(shard_set, config.data.eval_split)
     mine = range(accelerator.process_index, len(samples), accelerator.num_processes)
     views = _Views(samples, mine, e.resolution, config.data.image_resize)

@@ -178,7 +178,9 @@ class _LaneShare(IterableDataset[tuple[Tensor | None, ...] | UserError]):
             neighbours = self.draw(step, slots, ids)
             views = [self._decode(anchor) for anchor in anchors]
             labels = [label for _, label in views if label is not None]
-            others = [self._image(self.samples.image_bytes(i), i) for i in neighbours.tolist()]
+            others = [
+                self._image(data, i) for i, data in zip(neighbours.tolist(), self.samples.images(neighbours.tolist()))
+            ]
             yield (
                 torch.from_numpy(ids),
                 torch.from_numpy(neighbours),

@@ -13,8 +13,8 @@ from stego_dist.errors import UserError
 from stego_dist.rundir import RunDir, atomic_path, check_fingerprint
 
 MAY_CHANGE = (
-    "run_dir", "data.workers", "train.steps", "train.log_every", "train.checkpoint_every", "train.keep_checkpoints",
-    "features.workers", "features.batch_size", "knn.block", "knn.backend", "eval.",
+    "run_dir", "data.workers", "data.storage.", "train.steps", "train.log_every", "train.checkpoint_every",
+    "train.keep_checkpoints", "features.workers", "features.batch_size", "knn.block", "knn.backend", "eval.",
 )  # fmt: skip
 """Settings that may differ when a run is resumed."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.engine.baselines import raw_features
@@ -34,7 +32,7 @@ def evaluate_run(config: Config, run: RunDir, *, baseline: bool = False) -> Eval
             return None
         header = {"format": FORMAT, "run": config.name, "step": meta["step"], "seed": config.seed}
         header |= {"backbone": config.backbone.name, "weights": config.backbone.weights}
-        header |= {"dataset": ShardSet.open(Path(config.data.shards)).manifest.card.name}
+        header |= {"dataset": ShardSet.open(config.data.shards, config.data.storage).manifest.card.name}
         evaluation.results = {**header, **evaluation.results}
         if beside is not None:
             evaluation.results["baselines"] = {"raw features": beside}

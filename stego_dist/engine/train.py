@@ -82,7 +82,7 @@ class Trainer:
         self.config, self.run, self.accelerator, self.stop = config, run, accelerator, stop
         self.device = accelerator.device
         self.slots, self.groups = share_of_rank(config, accelerator.process_index, accelerator.num_processes)
-        shard_set = ShardSet.open(config.data.shards)
+        shard_set = ShardSet.open(config.data.shards, config.data.storage)
         self.samples = ShardSamples(shard_set, config.data.train_split)
         if len(self.samples) < 2:
             raise UserError(

@@ -34,7 +34,7 @@ def embed(config: Config, *, bank: bool, overwrite: bool = False) -> Fingerprint
 
     Raises UserError: the bank does not fit on the disk; StaleInputError: what lies there was made from something else.
     """
-    shard_set = ShardSet.open(config.data.shards)
+    shard_set = ShardSet.open(config.data.shards, config.data.storage)
     split = shard_set.split(config.data.train_split)
     backbone = make_backbone(config)
     fingerprint = features_fingerprint(config, shard_set, backbone)
@@ -64,7 +64,7 @@ def embed(config: Config, *, bank: bool, overwrite: bool = False) -> Fingerprint
 def _make_worker(config: Config, fingerprint: Fingerprint, bank: bool) -> Callable[[int], int]:
     """Runs in a worker: load the backbone once."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    samples = ShardSamples(ShardSet.open(config.data.shards), config.data.train_split)
+    samples = ShardSamples(ShardSet.open(config.data.shards, config.data.storage), config.data.train_split)
     backbone = make_backbone(config).to(device)
 
     def embed_and_write(shard: int) -> int:
@@ -84,7 +84,7 @@ def embed_shard(
     pooled, dense, labels = [], [], []
     for start in range(first, last, config.features.batch_size):
         ids = range(start, min(start + config.features.batch_size, last))
-        views = [samples.view(i, config.data.resolution, config.data.image_resize) for i in ids]
+        views = samples.views(ids, config.data.resolution, config.data.image_resize)
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             feats = backbone(torch.stack([image for image, _ in views]).to(device))
         pooled.append(descriptors(feats).cpu().numpy())

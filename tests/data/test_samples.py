@@ -13,11 +13,11 @@ import torch
 import webdataset as wds
 from PIL import Image
 
-from stego_dist.data import samples as samples_module
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.pack import build
 from stego_dist.data.plan import BuildOptions
 from stego_dist.data.samples import ShardSamples
+from stego_dist.data.storage import local
 from stego_dist.data.transforms import label_view, to_training_view
 from stego_dist.errors import UserError
 
@@ -81,9 +81,9 @@ def test_without_labels(shard_set):
 
 
 def test_open_files_are_bounded_and_closed(shard_set, monkeypatch):
-    monkeypatch.setattr(samples_module, "MAX_OPEN_FILES", 2)
+    monkeypatch.setattr(local, "MAX_OPEN_FILES", 2)
     before = open_files()
-    samples = ShardSamples(shard_set, "train")
+    samples = ShardSamples(ShardSet.open(shard_set.root), "train")
     assert open_files() == before
     expected = [samples.image_bytes(i) for i in range(45)]
     assert open_files() == before + 2
@@ -100,14 +100,15 @@ def test_a_fork_and_a_copy_read_the_same(shard_set):
     expected = samples.image_bytes(30)
     copy = pickle.loads(pickle.dumps(samples))
     assert copy.image_bytes(30) == expected and len(pickle.dumps(samples)) < 20_000
-    samples._lock.acquire()  # as if another thread were opening a file at the moment of the fork
+    lock = shard_set.storage._files()._lock
+    lock.acquire()  # as if another thread were opening a file at the moment of the fork
     if (child := os.fork()) == 0:
         try:
             os._exit(0 if samples.image_bytes(30) == expected else 1)
         finally:
             os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    samples._lock.release()
+    lock.release()
     assert samples.image_bytes(30) == expected
 
 
@@ -123,7 +124,7 @@ def test_damage_names_shard_and_sample(shard_set):
     os.truncate(tar, start + 10)
     with pytest.raises(UserError, match=r"train-00003\.tar: sample 000000007_4\.jpg: the file ends after 10 of"):
         samples.image_bytes(44)
-    fresh = ShardSamples(shard_set, "train")
+    fresh = ShardSamples(ShardSet.open(shard_set.root), "train")
     tar.unlink()
     with pytest.raises(UserError, match=r"train-00003\.tar: sample .*No such file.*shards verify"):
         fresh.image_bytes(44)
