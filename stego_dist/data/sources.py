@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from stego_dist.data.card import IGNORED, Card
+from stego_dist.data.mapping import map_ids
 from stego_dist.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
@@ -172,16 +173,14 @@ def open_label(source: Path, card: Card, size: tuple[int, int]) -> NDArray[np.ui
         raise UserError(f"{source}: a label map must hold one id a pixel (grey or palette), not {image.mode} colours")
     if image.size != size:
         raise UserError(f"{source}: the label map is {image.size[0]}×{image.size[1]}, its image {size[0]}×{size[1]}")
-    raw = np.asarray(image, dtype=np.int32)
-    mapped = _lookup(card)[raw.clip(-1, _RAW_IDS)]
-    if (mapped < 0).any():
-        wrong = np.unique(raw[mapped < 0]).tolist()
+    raw = np.asarray(image)
+    ids, wrong = map_ids(raw if raw.dtype == np.uint8 else raw.astype(np.int32), _lookup(card))
+    if wrong:
         known = sorted(card.label_map) if card.label_map is not None else f"0 to {(card.num_classes or IGNORED) - 1}"
         raise UserError(
             f"{source}: ids {wrong[:10]}{' …' if len(wrong) > 10 else ''} are not in card {card.name}; "
             f"allowed: {known}; ignored: {sorted({*card.ignored, IGNORED})}"
         )
-    ids: NDArray[np.uint8] = mapped.astype(np.uint8)
     return ids
 
 
