@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from stego_dist.data.card import IGNORED, Card, Colour
+from stego_dist.data.mapping import map_ids
 from stego_dist.data.sources import Source, decode, is_plain_jpeg, open_image, read_file
 from stego_dist.data.tiles import Tile
 from stego_dist.errors import UserError
@@ -61,6 +62,7 @@ def open_label(source: Path, card: Card, size: tuple[int, int], tile: Tile | Non
     Raises UserError: unreadable, another size than the image, colours instead of ids or the reverse, an id or
     colour that the card does not know.
     """
+    raw: NDArray[np.uint8] | NDArray[np.int32]
     if card.label_array:
         raw = _array_ids(read_array(source, card.label_array), source, card.label_array)
     else:
@@ -70,15 +72,13 @@ def open_label(source: Path, card: Card, size: tuple[int, int], tile: Tile | Non
     if tile:
         raw = raw[:: tile.shrink, :: tile.shrink]
     _check_size(source, raw.shape[::-1], size)
-    mapped = _lookup(card)[raw.clip(-1, _RAW_IDS)]
-    if (mapped < 0).any():
-        wrong = np.unique(raw[mapped < 0]).tolist()
+    ids, wrong = map_ids(raw, _lookup(card))
+    if wrong:
         known = sorted(card.label_map) if card.label_map is not None else f"0 to {(card.num_classes or IGNORED) - 1}"
         raise UserError(
             f"{source}: ids {wrong[:10]}{' …' if len(wrong) > 10 else ''} are not in card {card.name}; "
             f"allowed: {known}; ignored: {sorted({*card.ignored, IGNORED})}"
         )
-    ids: NDArray[np.uint8] = mapped.astype(np.uint8)
     return ids
 
 
@@ -101,13 +101,14 @@ def _lookup(card: Card) -> NDArray[np.int16]:
 # image files
 
 
-def _image_ids(image: Image.Image, source: Path, card: Card) -> NDArray[np.int32]:
+def _image_ids(image: Image.Image, source: Path, card: Card) -> NDArray[np.uint8] | NDArray[np.int32]:
     """Raw ids (H, W) of a label map in an image file."""
     if card.label_colours is not None:
         return _colour_ids(image, source, card.label_colours)
     if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
         raise UserError(f"{source}: a label map must hold one id a pixel (grey or palette), not {image.mode} colours")
-    return np.asarray(image, dtype=np.int32)
+    raw = np.asarray(image)
+    return raw if raw.dtype == np.uint8 else raw.astype(np.int32)
 
 
 def _colour_ids(image: Image.Image, source: Path, colours: dict[int, Colour]) -> NDArray[np.int32]:

@@ -68,6 +68,21 @@ def test_images_pass_unchanged_and_labels_exactly(made, card, tmp_path):
     assert shard_set.classes == ["sky", "ground", "tree"] and shard_set.num_classes == 3 == len(shard_set.palette)
 
 
+def test_members_are_written_as_tarfile_writes_them(tmp_path):
+    contents = [(f"{i:09d}_0.label.png", bytes([i % 256]) * size) for i, size in enumerate((0, 1, 511, 512, 513, 9999))]
+    places = []
+    with tarfile.open(tmp_path / "ours.tar", "w", format=tarfile.USTAR_FORMAT) as ours:
+        places = [pack._add(ours, name, data) for name, data in contents]
+    with tarfile.open(tmp_path / "theirs.tar", "w", format=tarfile.USTAR_FORMAT) as theirs:
+        for name, data in contents:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            theirs.addfile(info, io.BytesIO(data))
+    assert (tmp_path / "ours.tar").read_bytes() == (tmp_path / "theirs.tar").read_bytes()
+    with tarfile.open(tmp_path / "ours.tar") as tar:
+        assert [(member.offset_data, member.size) for member in tar] == places
+
+
 def test_crops_are_cut_from_image_and_label(made, card, tmp_path):
     root = made(2)
     options = BuildOptions(crops="five", quality=100, min_shards=1)
