@@ -34,19 +34,21 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from stego_dist.config import load_config
+    from stego_dist.errors import UserError
     from stego_dist.engine.results import evaluate_run
+    from stego_dist.report.page import write_page
     from stego_dist.report.panels import write_panels
     from stego_dist.report.tables import print_results
     from stego_dist.rundir import RunDir
 
     run_dir = RunDir(Path(args.run_dir))
+    if not run_dir.config.is_file():
+        raise UserError(f"{run_dir.root} is no run: it has no config.yaml; train one with `stego-dist train CONFIG`")
     config = load_config(run_dir.config, args.overrides)
     evaluation = evaluate_run(config, run_dir, baseline=args.baseline)
     if evaluation is None:
         return 0
     write_panels(evaluation.panels, evaluation.matchings, evaluation.results, config.data.shards, run_dir.panels)
-    from stego_dist.report.page import write_page
-
     write_page(run_dir)
     if args.json:
         print(json.dumps(evaluation.results, indent=2))
