@@ -27,12 +27,11 @@ def write_panels(
     panels: Sequence[Panel],
     matchings: dict[str, Matching],
     results: dict[str, Any],
-    shards: str,
+    shard_set: ShardSet,
     folder: Path,
 ) -> list[Path]:
     """Write one PNG an image to `folder`, replacing what was there; returns the files."""
     shutil.rmtree(folder, ignore_errors=True)
-    shard_set = ShardSet.open(shards)
     palette, classes = shard_set.palette, shard_set.classes
     written = []
     for number, panel in enumerate(panels):

@@ -216,7 +216,7 @@ def test_write_panels_pictures(tmp_path):
     folder = tmp_path / "panels"
     folder.mkdir()
     (folder / "009_old.png").write_text("of an earlier evaluation")
-    written = write_panels(panels, matchings, {"labelled": True}, str(shard_set.root), folder)
+    written = write_panels(panels, matchings, {"labelled": True}, shard_set, folder)
     assert written == sorted(folder.iterdir()) and [path.name for path in written] == [
         "000_a_b_.png",
         "001_c.png",
