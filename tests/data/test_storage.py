@@ -112,7 +112,7 @@ def test_after_the_limit_the_error_says_everything(server, naps):
     server.status_always = 503
     for read in (lambda s: s.read("x.bin"), lambda s: s.open("x.bin").read(), lambda s: s.size("x.bin")):
         server.requests.clear()
-        with pytest.raises(UserError, match=rf"{server.url}/x\.bin: the server answered 503.*after 4 tries.*tries sets"):
+        with pytest.raises(UserError, match=rf"{server.url}/x\.bin: .* answered 503.*after 4 tries.*tries sets"):
             read(storage_of(server))
         assert len(server.requests) == 4
 
@@ -221,7 +221,9 @@ def test_what_is_missing_afar_is_named(made, card, server, naps, tmp_path):
     samples = ShardSamples(ShardSet.open(f"{server.url}/set"), "train")
     tar = local.tar(local.manifest.splits[0].shards[1])
     os.truncate(tar, tar.stat().st_size // 4)
-    with pytest.raises(UserError, match=r"http://.*train-00001\.tar: sample .*ends after \d+ of.*shards verify http://"):
+    with pytest.raises(
+        UserError, match=r"http://.*train-00001\.tar: sample .*ends after \d+ of.*shards verify http://"
+    ):
         [samples.image_bytes(i) for i in (2, 3)]
     tar.unlink()
     order = Order(tuple(shard.samples for shard in samples.split.shards), 1, seed=0, window=12)
