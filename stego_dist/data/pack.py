@@ -15,6 +15,7 @@ import os
 import socket
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -237,7 +238,8 @@ def build(
 
 def _packed(plan: BuildPlan, runner: Runner) -> list[Record]:
     """The records of all shards: those that are there, and those that `runner` packs now."""
-    records = [record for task in plan.tasks if (record := finished(task)) is not None]
+    with ThreadPoolExecutor(plan.tasks[0].storage.parallel) as pool:  # of a bucket each answer takes its time
+        records = [record for record in pool.map(finished, plan.tasks) if record is not None]
     names = {record["name"] for record in records}
     todo = [task for task in plan.tasks if task.name not in names]
     done = sum(len(task.sources) for task in plan.tasks if task.name in names)
