@@ -29,6 +29,7 @@ class FaultyServer:
         self.headers: dict[str, str] = {}
         """More headers of failing answers."""
         self.status_always: int | None = None
+        self.page = b"<html>an error page that is no tar</html>"
         self.cut = 0
         """Answers that break off half way."""
         self.cut_always = False
@@ -64,7 +65,7 @@ class FaultyServer:
         if status is None and not path.is_file():
             status = 404
         if status is not None:
-            page = b"<html>an error page that is no tar</html>"
+            page = self.page
             request.send_response(status)
             for name, value in {**self.headers, "Content-Length": str(len(page))}.items():
                 request.send_header(name, value)

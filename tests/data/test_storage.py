@@ -108,6 +108,11 @@ def test_what_passes_is_tried_again(server, naps, status):
     assert len(server.requests) == 4 and naps == sorted(naps) and len(naps) == 3
 
 
+def test_what_s3_says_under_another_status_is_tried_again(server, naps):
+    server.status_first, server.page = [400], b"<Error><Code>RequestTimeout</Code></Error>"
+    assert storage_of(server).read("x.bin") == content(server) and len(naps) == 1
+
+
 def test_after_the_limit_the_error_says_everything(server, naps):
     server.status_always = 503
     for read in (lambda s: s.read("x.bin"), lambda s: s.open("x.bin").read(), lambda s: s.size("x.bin")):

@@ -105,7 +105,7 @@ class _Resuming:
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes; b"" at the end."""
-        while True:
+        while self._end is None or self._at < self._end:
             try:
                 if self._body is None:
                     self._body = self._storage.body(self._name, self._at, self._end)
@@ -117,6 +117,7 @@ class _Resuming:
             self._at += len(data)
             self._attempts.progressed()
             return data
+        return b""
 
     def close(self) -> None:
         """Let the answer go."""

@@ -31,7 +31,7 @@ T = TypeVar("T")
 SKIP = 2**18
 """Bytes read at a time of what was not asked for."""
 TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
-"""Answers that are worth another try."""
+"""Answers that are worth another try; S3 says 400 RequestTimeout besides, when it waited for an upload."""
 _warned: set[str] = set()
 
 
@@ -46,6 +46,8 @@ class StatusError(Exception):
         code = re.search(rb"<Code>(\w+)</Code>", body)
         super().__init__(f"answered {response.status} {code[1].decode() if code else response.reason or ''}".rstrip())
         self.status = response.status
+        self.passes = self.status in TEMPORARY or (code is not None and code[1] == b"RequestTimeout")
+        """Whether another try may help."""
         asked = response.headers.get("Retry-After", "")
         self.wait = float(asked) if asked.isdigit() else None
         self.region = response.headers.get("x-amz-bucket-region")
@@ -99,7 +101,7 @@ def asking(where: str, ask: Callable[[], T], advice: str = "") -> T:
             raise FileNotFoundError(2, f"No such file, the server {error}", where) from None
         if error.status == 416:
             raise PastTheEnd from None
-        if error.status in TEMPORARY:
+        if error.passes:
             raise TemporaryError(f"the server {error}", error.wait) from None
         if error.region:
             advice = f"; the bucket is in region {error.region}: set AWS_REGION to it"
