@@ -58,9 +58,9 @@ def cut_image(source: Source, card: Card, options: BuildOptions, labelled: bool)
     size or with unknown ids, an image too large for JPEG.
     """
     name = str(source.image)
-    image, label, original = read_source(source, card, labelled)
+    image, label, original = read_source(source, card, labelled, original=options.crops == "none")
     size = fitting(image.size, options.max_side)
-    keep = original if options.crops == "none" and size == image.size else None
+    keep = original if size == image.size else None
     if size != image.size:
         image = image.resize(size, Image.Resampling.LANCZOS)
         label = None if label is None else np.asarray(Image.fromarray(label).resize(size, Image.Resampling.NEAREST))

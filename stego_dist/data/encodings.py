@@ -31,13 +31,14 @@ _RAW_IDS = 2**16
 
 
 def read_source(
-    source: Source, card: Card, labelled: bool
+    source: Source, card: Card, labelled: bool, original: bool = True
 ) -> tuple[Image.Image, NDArray[np.uint8] | None, bytes | None]:
-    """An image, its class ids where its split is labelled, and the file itself where it is an upright RGB JPEG.
+    """An image, its class ids where its split is labelled, and, if `original` is asked for, the file itself where it
+    is an upright RGB JPEG.
 
     Raises UserError naming the file: either cannot be read, or the label map is missing.
     """
-    name, original = str(source.image), None
+    name, kept = str(source.image), None
     if card.image_array:
         image = _array_image(read_array(source.image, card.image_array), source.image, card)
     elif source.tile:
@@ -45,14 +46,14 @@ def read_source(
     else:
         data = read_file(source.image)
         image = open_image(data, name, card.channels)
-        original = data if is_plain_jpeg(data) else None
+        kept = data if original and is_plain_jpeg(data) else None
     if not labelled:
-        return image, None, original
+        return image, None, kept
     if source.label is not None:
-        return image, open_label(source.label, card, image.size, source.tile), original
+        return image, open_label(source.label, card, image.size, source.tile), kept
     if not card.labels_partial:
         raise UserError(f"{name}: no label, where other images of its split have one")
-    return image, np.full(image.size[::-1], IGNORED, np.uint8), original
+    return image, np.full(image.size[::-1], IGNORED, np.uint8), kept
 
 
 def open_label(source: Path, card: Card, size: tuple[int, int], tile: Tile | None = None) -> NDArray[np.uint8]:
