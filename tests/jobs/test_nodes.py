@@ -25,6 +25,6 @@ def test_two_nodes_write_what_one_process_writes(tmp_path, monkeypatch):
         together = build(card, source, tmp_path / "together", options, runner=packing_runner(2))
     finally:
         cluster.shutdown()
-    for file in sorted((tmp_path / "alone").rglob("*.tar")) + [tmp_path / "alone" / "manifest.json"]:
+    for file in [*sorted((tmp_path / "alone").glob("*.tar")), tmp_path / "alone" / "manifest.json"]:
         assert file.read_bytes() == (tmp_path / "together" / file.name).read_bytes(), file.name
     assert alone.manifest == together.manifest
