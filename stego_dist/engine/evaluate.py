@@ -29,7 +29,7 @@ from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
 from stego_dist.data.transforms import Resize
 from stego_dist.engine.inputs import AUTOCAST
-from stego_dist.engine.predict import CLUSTERS, LINEAR, CrfPool, Maps, predict_maps
+from stego_dist.engine.predict import CLUSTERS, LINEAR, CrfPool, predict_maps
 from stego_dist.engine.step import signed_labels
 from stego_dist.errors import UserError
 from stego_dist.metrics.confusion import Matrix, Scores, confusion, scores
@@ -140,8 +140,9 @@ def evaluate(
                     code = flip_averaged_code(backbone, segmenter.head, images, e.flip)
                 maps = predict_maps(segmenter, code, (e.resolution, e.resolution), clusters)
                 signed = None if labels is None else signed_labels(labels.to(accelerator.device))
-                for name in names:
-                    tally.add(name, maps.argmax(name), signed)
+                winners = {name: maps.argmax(name) for name in names}
+                for name, winner in winners.items():
+                    tally.add(name, winner, signed)
                 if pool is not None and signed is not None:
                     for name in refined:
                         for image, log_probs, label in zip(images, maps.log_probs(name), signed):
@@ -149,7 +150,7 @@ def evaluate(
                             tally.add_refined(pool.finished())
                 for place, i in enumerate(ids):
                     if i in pictured:
-                        panels[i] = _panel(samples.name(i), images[place], signed, maps, names, place)
+                        panels[i] = _panel(samples.name(i), images[place], signed, winners, place)
                 bar.advance(len(ids))
         if pool is not None:
             tally.add_refined(pool.finished(everything=True))
@@ -178,8 +179,8 @@ def _refined_names(crf: str, headline: str, names: list[str]) -> list[str]:
     return [name for name in wanted if name in names]
 
 
-def _panel(name: str, image: Tensor, labels: Tensor | None, maps: Maps, names: list[str], place: int) -> Panel:
-    predictions = {kind: maps.argmax(kind)[place].to(torch.int16).cpu().numpy() for kind in names}
+def _panel(name: str, image: Tensor, labels: Tensor | None, winners: dict[str, Tensor], place: int) -> Panel:
+    predictions = {kind: winner[place].to(torch.int16).cpu().numpy() for kind, winner in winners.items()}
     label = None if labels is None else labels[place].cpu().numpy()
     return Panel(name, image.permute(1, 2, 0).cpu().numpy(), label, predictions)
 
@@ -189,7 +190,7 @@ class _Tally:
 
     def __init__(self, segmenter: Segmenter, num_classes: int | None, device: torch.device) -> None:
         self.num_classes, self.device = num_classes, device
-        self.rows = {LINEAR: num_classes or 1, **dict.fromkeys(CLUSTERS, segmenter.num_clusters)}
+        self.rows = dict.fromkeys(CLUSTERS, segmenter.num_clusters)
         if segmenter.linear is not None:
             self.rows[LINEAR] = segmenter.linear.conv.out_channels
         self.counts: dict[str, Tensor] = {}

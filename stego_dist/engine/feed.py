@@ -90,7 +90,7 @@ class BankFeed:
 
     def __init__(self, store: FeatureStore, order: Order, slots: range, draw: NeighbourDraw) -> None:
         self.store, self.slots, self.draw = store, slots, draw
-        self.ids = BatchIds(order, slots)
+        self.ids, self.labelled = BatchIds(order, slots), store.has_labels
 
     def batches(self, first_step: int) -> Iterator[Batch]:
         """Batches of steps first_step, first_step + 1, … without end."""
@@ -98,7 +98,7 @@ class BankFeed:
         while True:
             ids = self.ids(step)
             neighbours = self.draw(step, self.slots, ids)
-            labels = self.store.rows("labels", ids) if self.store.has_labels else None
+            labels = self.store.rows("labels", ids) if self.labelled else None
             yield Batch(
                 torch.from_numpy(ids),
                 torch.from_numpy(neighbours),

@@ -20,6 +20,7 @@ from stego_dist.models.backbone import Backbone
 from stego_dist.models.segmenter import Segmenter
 from stego_dist.rundir import Fingerprint, code_revision
 
+REMEDY = "Build it with: stego-dist knn build CONFIG (add --overwrite to replace one made from something else)"
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -93,18 +94,16 @@ def knn_dir(config: Config) -> Path:
 
 def open_store(config: Config, fingerprint: Fingerprint) -> FeatureStore:
     """The feature store that the configuration names; refused when its inputs differ."""
-    remedy = "Build it with: stego-dist knn build CONFIG (add --overwrite to replace one made from something else)"
-    return FeatureStore(Path(config.features.dir), fingerprint, remedy)
+    return FeatureStore(Path(config.features.dir), fingerprint, REMEDY)
 
 
 def open_table(config: Config, fingerprint: Fingerprint) -> KnnTable:
     """The neighbour table that the configuration names; refused when its inputs differ."""
-    remedy = "Build it with: stego-dist knn build CONFIG (add --overwrite to replace one made from something else)"
-    return KnnTable(knn_dir(config), knn_fingerprint(config, fingerprint), remedy)
+    return KnnTable(knn_dir(config), knn_fingerprint(config, fingerprint), REMEDY)
 
 
-def provenance(config: Config, shard_set: ShardSet, backbone: Backbone) -> dict[str, Any]:
-    """What a run is made of, for its record."""
+def provenance(inputs: Fingerprint) -> dict[str, Any]:
+    """What a run is made of, for its record; `inputs` is the fingerprint of its features."""
     return {
         "stego_dist": __version__,
         "code_revision": code_revision(),
@@ -112,7 +111,7 @@ def provenance(config: Config, shard_set: ShardSet, backbone: Backbone) -> dict[
         "timm": timm.__version__,
         "python": platform.python_version(),
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "inputs": features_fingerprint(config, shard_set, backbone),
+        "inputs": inputs,
     }
 
 

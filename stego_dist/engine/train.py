@@ -107,7 +107,7 @@ class Trainer:
         self._clock = [0.0, 0.0, 0.0]  # seconds waited, seconds worked, steps since the last line
         self._restore()
         if accelerator.is_main_process:
-            write_json(run.provenance, provenance(config, shard_set, self.backbone))
+            write_json(run.provenance, provenance(fingerprint))
         self._describe(shard_set)
 
     def _feed(self) -> Feed:

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stego_dist.errors import UserError
-from stego_dist.rundir import atomic_path, check_fingerprint, read_json, write_json
+from stego_dist.rundir import write_json
+from stego_dist.shardarrays import ShardArrays, read_marker, write_arrays
 
 FORMAT = "stego_dist.features/1"
 KINDS = ("descriptors", "source", "bank", "labels")
@@ -40,27 +40,18 @@ class ShardFeatures:
 
 def write_shard(root: Path, shard: str, features: ShardFeatures, fingerprint: Mapping[str, Any]) -> None:
     """Write the arrays of a shard and, last, its done-marker; each atomically."""
-    for kind in KINDS:
-        array = getattr(features, kind)
-        if array is not None:
-            with atomic_path(root / f"{shard}.{kind}.npy") as tmp, tmp.open("wb") as file:
-                np.save(file, array)
-    part = {
+    marker = {
         "samples": len(features.source),
         "bank": features.bank is not None,
         "fingerprint": dict(fingerprint),
     }
-    write_json(root / "parts" / f"{shard}.json", part)
+    write_arrays(root, shard, {kind: getattr(features, kind) for kind in KINDS}, marker)
 
 
 def is_done(root: Path, shard: str, fingerprint: Mapping[str, Any], bank: bool, remedy: str) -> bool:
     """Whether a shard is there, with the bank if that is wanted. Raises StaleInputError for another input's."""
-    path = root / "parts" / f"{shard}.json"
-    if not path.exists():
-        return False
-    part = read_json(path, f"the done-marker of shard {shard}", remedy)
-    check_fingerprint(part["fingerprint"], fingerprint, f"{path.parent.parent}: shard {shard}", remedy)
-    return bool(part["bank"]) or not bank
+    marker = read_marker(root, shard, fingerprint, remedy)
+    return marker is not None and (bool(marker["bank"]) or not bank)
 
 
 def write_manifest(root: Path, shards: list[str], fingerprint: Mapping[str, Any], **more: Any) -> None:
@@ -68,25 +59,11 @@ def write_manifest(root: Path, shards: list[str], fingerprint: Mapping[str, Any]
     write_json(root / "manifest.json", {"format": FORMAT, "shards": shards, "fingerprint": dict(fingerprint), **more})
 
 
-class FeatureStore:
-    """Reads a complete store by memory map.
-
-    Raises UserError when it is missing or incomplete, StaleInputError naming the fields in which its inputs differ
-    from `fingerprint`.
-    """
+class FeatureStore(ShardArrays):
+    """Reads a complete store by memory map; what is refused, and how, is ShardArrays'."""
 
     def __init__(self, root: Path, fingerprint: Mapping[str, Any], remedy: str) -> None:
-        self.root, self.remedy = root, remedy
-        manifest = read_json(root / "manifest.json", "the feature store", remedy)
-        if manifest.get("format") != FORMAT:
-            raise UserError(f"{root} is of format {manifest.get('format')!r}, expected {FORMAT!r}. {remedy}")
-        check_fingerprint(manifest["fingerprint"], fingerprint, f"the feature store {root}", remedy)
-        self.shards: list[str] = manifest["shards"]
-        self._arrays: dict[str, list[Any]] = {}
-        self.starts = np.cumsum([0, *(len(array) for array in self._open("source"))])
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
+        super().__init__(root, fingerprint, remedy, what="the feature store", format=FORMAT, counted="source")
 
     @property
     def has_bank(self) -> bool:
@@ -105,9 +82,7 @@ class FeatureStore:
 
     def rows(self, kind: str, ids: NDArray[np.int64]) -> NDArray[Any]:
         """Rows of `descriptors`, `bank` or `labels` for sample ids (n,), stacked: (n, …)."""
-        arrays = self._open(kind)
-        shards = np.searchsorted(self.starts, ids, side="right") - 1
-        return np.stack([arrays[shard][i - self.starts[shard]] for shard, i in zip(shards, ids)])
+        return self._gather(kind, ids)
 
     def blocks(self, size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """Descriptors in order, as (first id, (n, D)) with n ≤ size; a block may span shards."""
@@ -120,12 +95,3 @@ class FeatureStore:
             )
             pieces = [arrays[s][max(first - self.starts[s], 0) : last - self.starts[s]] for s in touched]
             yield first, np.concatenate(pieces)
-
-    def _open(self, kind: str) -> list[Any]:
-        if kind not in self._arrays:
-            try:
-                files = [self.root / f"{shard}.{kind}.npy" for shard in self.shards]
-                self._arrays[kind] = [np.load(file, mmap_mode="r") for file in files]
-            except (OSError, ValueError, EOFError) as error:
-                raise UserError(f"the feature store {self.root} is damaged: {error}. {self.remedy}") from None
-        return self._arrays[kind]
