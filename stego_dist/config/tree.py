@@ -150,6 +150,9 @@ class TrainConfig(Section):
     """Images of the global batch, over all processes; a multiple of loss.group_size."""
     features: Literal["online", "bank"] = "online"
     """Run the backbone in every step, or read its features from the bank."""
+    bank: Literal["auto", "memory-map", "device"] = "auto"
+    """How the bank is read: by memory map, or held on the device; `auto` holds it on a GPU where it fits, and maps it
+    otherwise. The batches have the same bits."""
     lr_head: Annotated[float, Field(gt=0)] = 5e-4
     """Adam's learning rate of the head."""
     lr_probes: Annotated[float, Field(gt=0)] = 5e-3
