@@ -159,8 +159,11 @@ class TrainConfig(Section):
     """Adam's learning rate of both probes."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast of backbone and head; the loss is always float32."""
-    linear_stride: Positive = 1
-    """The linear probe's loss takes every n-th pixel of each axis; 1 is every pixel."""
+    compile: bool = False
+    """Compile the step, and the backbone where it runs online, by torch.compile (needs a C++ compiler)."""
+    linear_points: Positive | None = None
+    """S: the linear probe's loss takes S×S pixels of every image, drawn afresh in every step; its mean is the loss over
+    all pixels. None: every pixel."""
     non_finite: Literal["stop", "skip"] = "stop"
     """A loss that is not finite: stop with an error, or leave the step out and count it."""
     log_every: Positive = 10

@@ -24,8 +24,8 @@ from stego_dist.data.samples import ShardSamples
 from stego_dist.engine import checkpoint as ckpt
 from stego_dist.engine.clusters import draw_codes, find_clusters
 from stego_dist.engine.feed import Batch
+from stego_dist.engine.forward import Forward
 from stego_dist.engine.inputs import (
-    AUTOCAST,
     features_fingerprint,
     loss_settings,
     make_backbone,
@@ -37,10 +37,9 @@ from stego_dist.engine.inputs import (
 from stego_dist.engine.prefetch import prefetch
 from stego_dist.engine.record import prepare_run_dir
 from stego_dist.engine.setup import StopFlag, make_accelerator, stop_on_signals
-from stego_dist.engine.step import TrainStep, count_labelled, parameter_groups, signed_labels
+from stego_dist.engine.step import TrainStep, parameter_groups
 from stego_dist.engine.supply import features_of, open_bank, open_feed
 from stego_dist.errors import UserError
-from stego_dist.losses.draws import draw_step, generator
 from stego_dist.rundir import RunDir, append_metrics, drop_metrics_after, write_json
 
 SAVED = 75
@@ -98,7 +97,8 @@ class Trainer:
         self.segmenter = make_segmenter(config, self.backbone.dim, shard_set)
         step = TrainStep(self.segmenter, loss_settings(config))
         groups = parameter_groups(self.segmenter, config.train.lr_head, config.train.lr_probes)
-        self.model, self.optimiser = accelerator.prepare(step.to(self.device), torch.optim.Adam(groups))
+        model, self.optimiser = accelerator.prepare(step.to(self.device), torch.optim.Adam(groups))
+        self.forward = Forward(config, model, self.backbone, online=self.bank is None)
         self.step, self.skipped = 0, 0
         self._clock = [0.0, 0.0, 0.0]  # seconds waited, seconds worked, steps since the last line
         self._restore()
@@ -152,31 +152,8 @@ class Trainer:
         return stopping
 
     def _forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        config = self.config
-        feats, feats_knn = batch.anchors, batch.neighbours
-        images = None
-        if self.bank is None:
-            if config.loss.contrastive_crf_weight:
-                images = self.backbone.normalise(batch.anchors)
-            dtype = AUTOCAST[config.train.precision]
-            with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-                feats, feats_knn = self.backbone(torch.cat([batch.anchors, batch.neighbours])).chunk(2)
-        draws = draw_step(
-            seed=config.seed, step=self.step, groups=self.groups, size=config.loss.group_size,
-            points=config.loss.points, negatives=config.loss.negatives, channels=self.backbone.dim,
-            dropout=config.head.dropout,
-        ).to(self.device)  # fmt: skip
-        labels, scale = None, torch.zeros(())
-        if self.segmenter.linear is not None and batch.labels is not None:
-            labels = signed_labels(batch.labels)
-            counted = self._sum(count_labelled(labels, config.train.linear_stride))
-            scale = self.accelerator.num_processes / counted.clamp(min=1)
-        positions = None
-        if config.loss.contrastive_crf_weight:
-            rng = generator(config.seed, "crf", self.step)
-            positions = torch.randint(0, 56, (2, 1000), generator=rng).to(self.device)
-        loss, log = self.model(feats, feats_knn, draws, labels, scale, images, positions)
-        return loss, log
+        scale = self.accelerator.num_processes / self._sum(self.forward.labelled(batch)).clamp(min=1)
+        return self.forward(batch, step=self.step, groups=self.groups, label_scale=scale)
 
     def _sum(self, value: Tensor) -> Tensor:
         """The sum over ranks."""
