@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -46,11 +45,6 @@ def make_store(root: Path, n: int, dim: int) -> FeatureStore:
         write_shard(root, names[-1], features, FEATURES)
     write_manifest(root, names, FEATURES)
     return FeatureStore(root, FEATURES, "")
-
-
-def rss() -> int:
-    """Resident bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def anonymous() -> int:
@@ -164,26 +158,21 @@ def compare(root: Path, n: int, a: argparse.Namespace) -> list[list[object]]:
             found[method].append(in_process(root, method, queries, a.k, a.memory_gb, ivf))
     median = {m: statistics.median(r["seconds"] for r in runs) for m, runs in found.items()}
     rows: list[list[object]] = []
+
+    def row(asked: object, method: str, seconds: float, memory: float, note: str = "") -> None:
+        relative = seconds / median["one FAISS call"] if asked else ""
+        rows.append([f"{n:,}", asked, method, seconds, relative, f"{memory / 1e6:,.0f}", note])
+
     for method, runs in found.items():
-        memory = max(r["memory"] for r in runs) / 1e6
-        rows.append(
-            [
-                f"{n:,}",
-                f"{queries:,}",
-                method,
-                median[method],
-                median[method] / median["one FAISS call"],
-                f"{memory:,.0f}",
-                "",
-            ]
-        )
+        row(f"{queries:,}", method, median[method], max(r["memory"] for r in runs))
     if a.ivf:
         built = in_process(root, "IVF building", queries, a.k, a.memory_gb, ivf)
+        row("", "IVF building", built["seconds"], built["memory"], f"training {built['train_s']:.0f} s of it")
         searched = in_process(root, "IVF", queries, a.k, a.memory_gb, ivf)
-        note = f"training {built['train_s']:.0f} s of it"
-        rows.append([f"{n:,}", "", "IVF building", built["seconds"], "", f"{built['memory'] / 1e6:,.0f}", note])
-        note = f"{searched['nprobe']} lists, recall@7 {searched['recall@7']:.3f}, @{a.k - 1} {searched[f'recall@{a.k - 1}']:.3f}; {median['ours'] / searched['search_s']:.0f}× as fast as ours"
-        rows.append([f"{n:,}", f"{queries:,}", "IVF", searched["search_s"], searched["search_s"] / median["one FAISS call"], f"{searched['memory'] / 1e6:,.0f}", note])  # fmt: skip
+        recalls = ", ".join(f"{name} {searched[name]:.3f}" for name in ("recall@7", f"recall@{a.k - 1}"))
+        gain = f"{median['ours'] / searched['search_s']:.0f}× as fast as ours"
+        note = f"{searched['nprobe']} lists, {recalls}; {gain}"
+        row(f"{queries:,}", "IVF", searched["search_s"], searched["memory"], note)
     return rows
 
 
