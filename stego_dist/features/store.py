@@ -2,7 +2,7 @@
 
 A folder with, for each shard s of the split, numpy files that are read by memory map:
 
-    s.descriptors.npy  float32 (n, D)         L2-normalised spatial means, for KNN
+    s.descriptors.npy  float16 (n, D)         L2-normalised spatial means, for KNN (or float32; see descriptors.py)
     s.source.npy       int64   (n,)           number of the source image of each crop
     s.bank.npy         float16 (n, C, h, w)   dense features                      (the bank, optional)
     s.labels.npy       uint8   (n, R, R)      labels at training size, 255 ignored (with the bank, if labelled)
@@ -13,7 +13,8 @@ in. A sample's id is its running number over the shards in order, the same as in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stego_dist.rundir import write_json
-from stego_dist.shardarrays import ShardArrays, read_marker, write_arrays
+from stego_dist.errors import UserError
+from stego_dist.rundir import read_json, write_json
+from stego_dist.shardarrays import ShardArrays, read_marker, write_batches
 
-FORMAT = "stego_dist.features/1"
+FAMILY = "stego_dist.features"
+FORMAT = f"{FAMILY}/2"
 KINDS = ("descriptors", "source", "bank", "labels")
 
 
 @dataclass(frozen=True)
 class ShardFeatures:
-    """The arrays of one shard, see the module's docstring."""
+    """The arrays of a shard, or of a batch of its samples; see the module's docstring."""
 
-    descriptors: NDArray[np.float32]
+    descriptors: NDArray[Any]
     source: NDArray[np.int64]
     bank: NDArray[np.float16] | None
     labels: NDArray[np.uint8] | None
@@ -40,18 +43,40 @@ class ShardFeatures:
 
 def write_shard(root: Path, shard: str, features: ShardFeatures, fingerprint: Mapping[str, Any]) -> None:
     """Write the arrays of a shard and, last, its done-marker; each atomically."""
-    marker = {
-        "samples": len(features.source),
-        "bank": features.bank is not None,
-        "fingerprint": dict(fingerprint),
-    }
-    write_arrays(root, shard, {kind: getattr(features, kind) for kind in KINDS}, marker)
+    write_shard_in_batches(root, shard, len(features.source), [features], fingerprint)
+
+
+def write_shard_in_batches(
+    root: Path, shard: str, samples: int, batches: Iterable[ShardFeatures], fingerprint: Mapping[str, Any]
+) -> None:
+    """The same from batches of its samples, each written as it comes."""
+    arrays = ({kind: getattr(batch, kind) for kind in KINDS} for batch in batches)
+    write_batches(root, shard, samples, arrays, {"samples": samples, "fingerprint": dict(fingerprint)})
+
+
+def remove_store(root: Path) -> None:
+    """Delete a feature store with its neighbour table, finished or not. Raises UserError when `root` is none."""
+    path = root / "manifest.json"
+    if path.exists():
+        manifest = read_json(path, "the manifest", "Remove the folder by hand.")
+        ours = isinstance(manifest, dict) and str(manifest.get("format")).startswith(f"{FAMILY}/")
+    else:
+        entries = list(root.iterdir()) if root.exists() else []
+        ours = (root / "parts").is_dir() or not entries
+        ours = ours and all(entry.name in ("parts", "knn") or entry.suffix in (".npy", ".tmp") for entry in entries)
+    if not ours:
+        raise UserError(
+            f"features.dir={root} is not a feature store (no manifest.json of format {FAMILY}, or other files beside "
+            "arrays), so --overwrite does not delete it; choose another folder, or remove this one by hand"
+        )
+    if root.exists():
+        shutil.rmtree(root)
 
 
 def is_done(root: Path, shard: str, fingerprint: Mapping[str, Any], bank: bool, remedy: str) -> bool:
-    """Whether a shard is there, with the bank if that is wanted. Raises StaleInputError for another input's."""
+    """Whether a shard is there whole, with the bank if that is wanted. Raises StaleInputError for another input's."""
     marker = read_marker(root, shard, fingerprint, remedy)
-    return marker is not None and (bool(marker["bank"]) or not bank)
+    return marker is not None and ("bank" in marker["bytes"] or not bank)
 
 
 def write_manifest(root: Path, shards: list[str], fingerprint: Mapping[str, Any], **more: Any) -> None:

@@ -113,7 +113,7 @@ def _search_chunk(
     top_k: TopK,
     wanted: int,
 ) -> Neighbours:
-    queries = np.ascontiguousarray(database.rows("descriptors", query_ids))
+    queries = np.ascontiguousarray(database.rows("descriptors", query_ids), np.float32)
     values, ids = _candidates(queries, database.blocks(block), wanted, top_k)
     result = Neighbours(np.full((len(queries), k), -1), np.full((len(queries), k), -1, np.float32))
     complete = ids.shape[1] >= len(database)
@@ -135,7 +135,7 @@ def _candidates(queries: Floats, blocks: Iterable[tuple[int, Floats]], wanted: i
     values = np.empty((len(queries), 0), np.float32)
     ids = np.empty((len(queries), 0), np.int64)
     for first, rows in blocks:
-        more, where = top_k(queries, np.ascontiguousarray(rows), min(wanted, len(rows)))
+        more, where = top_k(queries, np.ascontiguousarray(rows, np.float32), min(wanted, len(rows)))
         values, ids = np.concatenate([values, more], 1), np.concatenate([ids, where + first], 1)
         order = np.argsort(-values, axis=1, kind="stable")[:, :wanted]
         values, ids = np.take_along_axis(values, order, 1), np.take_along_axis(ids, order, 1)
