@@ -113,7 +113,7 @@ def test_a_killed_worker(cluster, work, made, monkeypatch):
     assert contents(work / "features") == contents(made / "features")
 
 
-def test_a_sample_that_cannot_be_read_loses_no_other_shard(cluster, work, made):
+def test_a_sample_that_cannot_be_read_loses_no_other_shard(cluster, work, made, monkeypatch):
     tar = work / "shards" / "train-00000.tar"
     whole = tar.read_bytes()
     tar.write_bytes(whole[:-20_000].replace(b"\xff\xd8\xff", b"\0\0\0"))
@@ -122,6 +122,7 @@ def test_a_sample_that_cannot_be_read_loses_no_other_shard(cluster, work, made):
         embed(config, bank=True)
     finished = {path.name: path.stat().st_ino for path in (work / "features").glob("*.npy")}
     tar.write_bytes(whole)
+    monkeypatch.setattr(embed_module, "run_on_workers", here)
     embed(config, bank=True)
     assert contents(work / "features") == contents(made / "features")
     assert {name: (work / "features" / name).stat().st_ino for name in finished} == finished
@@ -137,10 +138,10 @@ def run_until_killed(work: Path) -> None:
 def test_a_killed_driver(cluster, work, made):
     config = config_at(work, "features.batch_size=2")
     script = (
-        f"import sys, ray; from pathlib import Path; from {__name__} import run_until_killed; "
-        f"ray.cloudpickle.register_pickle_by_value(sys.modules['{__name__}']); run_until_killed(Path({str(work)!r}))"
+        "import sys, ray; from pathlib import Path; from tests.jobs import test_embed_faults as test; "
+        f"ray.cloudpickle.register_pickle_by_value(test); test.run_until_killed(Path({str(work)!r}))"
     )
-    driver = subprocess.Popen([sys.executable, "-c", script], env=environment(), stderr=subprocess.DEVNULL)
+    driver = subprocess.Popen([sys.executable, "-c", script], env=environment())
     try:
         node_that_waits(work)
     finally:
