@@ -79,6 +79,7 @@ def features_fingerprint(config: Config, shard_set: ShardSet, backbone: Backbone
         "backbone.stride": config.backbone.stride,
         "backbone.options": config.backbone.options or None,
         "features.precision": config.features.precision,
+        "features.descriptors": config.features.descriptors,
     }
 
 

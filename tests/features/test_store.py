@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 
 from stego_dist.errors import StaleInputError, UserError
-from stego_dist.features.store import FeatureStore, ShardFeatures, is_done, write_manifest, write_shard
+from stego_dist.features.store import (
+    FeatureStore,
+    ShardFeatures,
+    is_done,
+    remove_store,
+    write_manifest,
+    write_shard,
+    write_shard_in_batches,
+)
 
 SIZES = {"train-00000": 5, "train-00001": 1, "train-00002": 7, "train-00003": 4}
 N = sum(SIZES.values())
@@ -122,7 +130,7 @@ def test_an_unfinished_store_is_refused(root):
 def test_another_format_is_refused(root):
     manifest = json.loads((root / "manifest.json").read_text())
     (root / "manifest.json").write_text(json.dumps({**manifest, "format": "stego_dist.features/9"}))
-    with pytest.raises(UserError, match=r"'stego_dist\.features/9', expected 'stego_dist\.features/1'\. Make it again"):
+    with pytest.raises(UserError, match=r"'stego_dist\.features/9', expected 'stego_dist\.features/2'\. Make it again"):
         open_store(root)
 
 
@@ -145,19 +153,60 @@ def test_is_done(tmp_path, arrays):
         done(bank=False)
 
 
-def test_the_marker_comes_last(tmp_path, arrays, monkeypatch):
-    """A shard whose arrays could not all be written does not count as done."""
-    written = []
-    save = np.save
+def test_batches_give_the_bytes_of_the_whole(tmp_path, root, arrays):
+    first = 6
+    shard = {kind: array[first : first + 7] for kind, array in arrays.items()}
+    batches = (ShardFeatures(**{kind: array[i : i + 3] for kind, array in shard.items()}) for i in range(0, 7, 3))
+    write_shard_in_batches(tmp_path / "other", "train-00002", 7, batches, FINGERPRINT)
+    for kind, array in shard.items():
+        np.save(tmp_path / "saved.npy", array)
+        for folder in (root, tmp_path / "other"):
+            assert (folder / f"train-00002.{kind}.npy").read_bytes() == (tmp_path / "saved.npy").read_bytes()
+    assert json.loads((tmp_path / "other/parts/train-00002.json").read_text())["samples"] == 7
 
-    def failing(file, array):
-        if len(written) == 2:
-            raise OSError("disk full")
-        written.append(array)
-        save(file, array)
 
-    monkeypatch.setattr(np, "save", failing)
+@pytest.mark.parametrize("kind", ["descriptors", "bank"])
+@pytest.mark.parametrize("how", ["missing", "cut"])
+def test_a_shard_whose_array_is_not_whole_is_not_done(root, kind, how, capfd):
+    path = root / f"train-00001.{kind}.npy"
+    if how == "missing":
+        path.unlink()
+    else:
+        os.truncate(path, path.stat().st_size - 1)
+    assert not is_done(root, "train-00001", FINGERPRINT, False, REMEDY)
+    assert path.name in capfd.readouterr().err
+    assert is_done(root, "train-00002", FINGERPRINT, True, REMEDY)
+
+
+def test_stores_are_removed_and_other_folders_are_not(root, tmp_path):
+    (root / "knn").mkdir()
+    remove_store(root)
+    assert not root.exists()
+    remove_store(root)  # nothing to do
+    unfinished = tmp_path / "unfinished"
+    (unfinished / "parts").mkdir(parents=True)
+    (unfinished / "train-00000.source.npy").touch()
+    remove_store(unfinished)
+    assert not unfinished.exists()
+    for file in ("photo.jpg", "parts/../array.npy", "manifest.json"):
+        other = tmp_path / file.replace("/", "_")
+        (other / "parts").mkdir(parents=True)
+        (other / file).write_text('{"format": "stego_dist.shards/1"}')
+        if file.endswith("npy"):
+            (other / "parts").rmdir()  # arrays of somebody's
+        with pytest.raises(UserError, match="is not a feature store .*by hand"):
+            remove_store(other)
+        assert list(other.iterdir())
+
+
+def test_the_marker_comes_last(tmp_path, arrays):
+    """A shard whose arrays could not all be written does not count as done, and leaves nothing behind."""
+
+    def failing():
+        yield ShardFeatures(**{kind: array[:2] for kind, array in arrays.items()})
+        raise OSError("disk full")
+
     with pytest.raises(OSError, match="disk full"):
-        write(tmp_path / "store", arrays)
-    assert len(written) == 2 and not is_done(tmp_path / "store", "train-00000", FINGERPRINT, False, REMEDY)
-    assert not list((tmp_path / "store").rglob("*.tmp"))
+        write_shard_in_batches(tmp_path / "store", "train-00000", 5, failing(), FINGERPRINT)
+    assert not is_done(tmp_path / "store", "train-00000", FINGERPRINT, False, REMEDY)
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
