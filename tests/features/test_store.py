@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 
+from stego_dist import shardarrays
 from stego_dist.errors import StaleInputError, UserError
 from stego_dist.features.store import (
     FeatureStore,
@@ -72,10 +73,9 @@ def test_round_trip_of_rows_across_shards(root, arrays):
 @pytest.mark.parametrize("size", [1, 2, 5, 6, 7, 13, N - 1, N, 1000])
 def test_blocks_in_order_are_the_descriptors(root, arrays, size):
     store = open_store(root)
-    blocks = list(store.blocks(size))
-    assert [first for first, _ in blocks] == list(range(0, N, size))
-    assert all(len(rows) == min(size, N - first) for first, rows in blocks)
-    np.testing.assert_array_equal(np.concatenate([rows for _, rows in blocks]), arrays["descriptors"])
+    for first in range(0, N, size):
+        rows = store.descriptors(first, min(first + size, N))
+        np.testing.assert_array_equal(rows, arrays["descriptors"][first : first + size])
 
 
 def test_descriptors_alone(tmp_path, arrays):
@@ -162,7 +162,7 @@ def test_batches_give_the_bytes_of_the_whole(tmp_path, root, arrays):
         np.save(tmp_path / "saved.npy", array)
         for folder in (root, tmp_path / "other"):
             assert (folder / f"train-00002.{kind}.npy").read_bytes() == (tmp_path / "saved.npy").read_bytes()
-    assert json.loads((tmp_path / "other/parts/train-00002.json").read_text())["samples"] == 7
+    assert json.loads((tmp_path / "other/parts/train-00002.json").read_text())["rows"] == 7
 
 
 @pytest.mark.parametrize("kind", ["descriptors", "bank"])
@@ -210,3 +210,18 @@ def test_the_marker_comes_last(tmp_path, arrays):
         write_shard_in_batches(tmp_path / "store", "train-00000", 5, failing(), FINGERPRINT)
     assert not is_done(tmp_path / "store", "train-00000", FINGERPRINT, False, REMEDY)
     assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+
+
+def test_few_files_are_open_however_many_shards_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(shardarrays, "MAPPED", 3)
+    names = [f"train-{i:05d}" for i in range(40)]
+    for i, name in enumerate(names):
+        one = ShardFeatures(np.full((2, 4), i, np.float16), np.array([i, i]), None, None)
+        write_shard(tmp_path, name, one, FINGERPRINT)
+    write_manifest(tmp_path, names, FINGERPRINT)
+    before = len(os.listdir("/proc/self/fd"))
+    store = FeatureStore(tmp_path, FINGERPRINT, REMEDY)
+    ids = np.random.default_rng(0).permutation(80)
+    np.testing.assert_array_equal(store.rows("descriptors", ids)[:, 0], ids // 2)
+    np.testing.assert_array_equal(store.sources, np.arange(80) // 2)
+    assert len(os.listdir("/proc/self/fd")) <= before + 4
