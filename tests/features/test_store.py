@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,9 +220,9 @@ def test_few_files_are_open_however_many_shards_there_are(tmp_path, monkeypatch)
         one = ShardFeatures(np.full((2, 4), i, np.float16), np.array([i, i]), None, None)
         write_shard(tmp_path, name, one, FINGERPRINT)
     write_manifest(tmp_path, names, FINGERPRINT)
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     store = FeatureStore(tmp_path, FINGERPRINT, REMEDY)
     ids = np.random.default_rng(0).permutation(80)
     np.testing.assert_array_equal(store.rows("descriptors", ids)[:, 0], ids // 2)
     np.testing.assert_array_equal(store.sources, np.arange(80) // 2)
-    assert len(os.listdir("/proc/self/fd")) <= before + 4
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 4
