@@ -16,31 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stego_dist.config import Config
-from stego_dist.data.samples import ShardSamples
-from stego_dist.features.store import FeatureStore
+from stego_dist.engine.supply import FeaturesOf
 from stego_dist.knn.kmeans import spherical_kmeans
 from stego_dist.losses.draws import generator
-from stego_dist.models.backbone import Backbone
 
-Ids = NDArray[np.int64]
-FeaturesOf = Callable[[Ids], Tensor]
 CHUNK = 16
-
-
-def features_from_bank(store: FeatureStore, device: torch.device) -> FeaturesOf:
-    """Dense features (n, C, h, w) of samples, read from the bank."""
-    return lambda ids: torch.from_numpy(store.rows("bank", ids)).to(device).float()
-
-
-def features_online(config: Config, samples: ShardSamples, backbone: Backbone, device: torch.device) -> FeaturesOf:
-    """Dense features (n, C, h, w) of samples, by the backbone."""
-
-    def features(ids: Ids) -> Tensor:
-        views = samples.views(ids.tolist(), config.data.resolution, config.data.image_resize)
-        feats: Tensor = backbone(torch.stack([image for image, _ in views]).to(device)).float()
-        return feats
-
-    return features
 
 
 @torch.no_grad()

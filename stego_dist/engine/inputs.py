@@ -154,6 +154,5 @@ def loss_settings(config: Config) -> LossSettings:
         (shifts[0], shifts[1], shifts[2]),
         loss.centring,
         loss.clamp,
-        config.train.linear_stride,
         loss.contrastive_crf_weight,
     )

@@ -20,27 +20,26 @@ from torch import Tensor
 from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
-from stego_dist.data.order import Order
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine import checkpoint as ckpt
-from stego_dist.engine.clusters import draw_codes, features_from_bank, features_online, find_clusters
-from stego_dist.engine.feed import BankFeed, Batch, Feed, NeighbourDraw, OnlineFeed
+from stego_dist.engine.clusters import draw_codes, find_clusters
+from stego_dist.engine.feed import Batch
+from stego_dist.engine.forward import Forward
 from stego_dist.engine.inputs import (
-    AUTOCAST,
     features_fingerprint,
     loss_settings,
     make_backbone,
     make_segmenter,
-    open_store,
     open_table,
     provenance,
     share_of_rank,
 )
+from stego_dist.engine.prefetch import prefetch
 from stego_dist.engine.record import prepare_run_dir
 from stego_dist.engine.setup import StopFlag, make_accelerator, stop_on_signals
-from stego_dist.engine.step import TrainStep, count_labelled, parameter_groups, signed_labels
+from stego_dist.engine.step import TrainStep, parameter_groups
+from stego_dist.engine.supply import features_of, open_bank, open_feed
 from stego_dist.errors import UserError
-from stego_dist.losses.draws import draw_step, generator
 from stego_dist.rundir import RunDir, append_metrics, drop_metrics_after, write_json
 
 SAVED = 75
@@ -92,40 +91,20 @@ class Trainer:
         self.backbone = make_backbone(config).to(self.device)
         fingerprint = features_fingerprint(config, shard_set, self.backbone)
         self.table = open_table(config, fingerprint)
-        self.store = open_store(config, fingerprint) if config.train.features == "bank" else None
-        if self.store is not None and not self.store.has_bank:
-            raise UserError(
-                f"train.features=bank, but {self.store.root} holds no dense features; run `stego-dist features CONFIG`"
-            )
-        self.feed = self._feed()
+        self.bank = open_bank(config, fingerprint, self.device)
+        self.feed = open_feed(config, self.samples, self.table, self.bank, self.slots)
 
         self.segmenter = make_segmenter(config, self.backbone.dim, shard_set)
         step = TrainStep(self.segmenter, loss_settings(config))
         groups = parameter_groups(self.segmenter, config.train.lr_head, config.train.lr_probes)
-        self.model, self.optimiser = accelerator.prepare(step.to(self.device), torch.optim.Adam(groups))
+        model, self.optimiser = accelerator.prepare(step.to(self.device), torch.optim.Adam(groups))
+        self.forward = Forward(config, model, self.backbone, online=self.bank is None)
         self.step, self.skipped = 0, 0
         self._clock = [0.0, 0.0, 0.0]  # seconds waited, seconds worked, steps since the last line
         self._restore()
         if accelerator.is_main_process:
             write_json(run.provenance, provenance(fingerprint))
         self._describe(shard_set)
-
-    def _feed(self) -> Feed:
-        config = self.config
-        counts = tuple(shard.samples for shard in self.samples.split.shards)
-        order = Order(counts, config.train.batch_size, config.seed, config.data.shuffle_window)
-        draw = NeighbourDraw(self.table, config.seed, config.loss.group_size, config.knn.positives)
-        if self.store is not None:
-            return BankFeed(self.store, order, self.slots, draw)
-        return OnlineFeed(
-            self.samples,
-            order,
-            self.slots,
-            draw,
-            resolution=config.data.resolution,
-            resize=config.data.image_resize,
-            workers=config.data.workers,
-        )
 
     def _describe(self, shard_set: ShardSet) -> None:
         c, split = self.config, self.samples.split
@@ -142,7 +121,9 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.run.write_status("running", step=self.step, exit_code=None)
         with console.progress("train", total, "steps", self.step) as bar:
-            for batch, waited in _timed(self.feed.batches(self.step)) if self.step < total else ():
+            for batch, waited in (
+                _timed(prefetch(self.feed.batches(self.step), self.device)) if self.step < total else ()
+            ):
                 stopping = self._advance(batch, waited, bar)
                 if stopping and self.step < total:
                     return self._stopped()
@@ -154,7 +135,7 @@ class Trainer:
     def _advance(self, batch: Batch, waited: float, bar: console.Bar) -> bool:
         """One step. Returns whether a signal asks to stop, agreed among all ranks."""
         start = time.perf_counter()
-        loss, log = self._forward(batch.to(self.device))
+        loss, log = self._forward(batch)
         flags = torch.tensor([float(not torch.isfinite(loss)), float(self.stop.raised)], device=self.device)
         bad, stopping = (bool(flag > 0) for flag in self._sum(flags).tolist())
         if not bad:
@@ -171,31 +152,8 @@ class Trainer:
         return stopping
 
     def _forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        config = self.config
-        feats, feats_knn = batch.anchors, batch.neighbours
-        images = None
-        if self.store is None:
-            if config.loss.contrastive_crf_weight:
-                images = self.backbone.normalise(batch.anchors)
-            dtype = AUTOCAST[config.train.precision]
-            with torch.autocast(self.device.type, dtype, enabled=dtype is not None):
-                feats, feats_knn = self.backbone(torch.cat([batch.anchors, batch.neighbours])).chunk(2)
-        draws = draw_step(
-            seed=config.seed, step=self.step, groups=self.groups, size=config.loss.group_size,
-            points=config.loss.points, negatives=config.loss.negatives, channels=self.backbone.dim,
-            dropout=config.head.dropout,
-        ).to(self.device)  # fmt: skip
-        labels, scale = None, torch.zeros(())
-        if self.segmenter.linear is not None and batch.labels is not None:
-            labels = signed_labels(batch.labels)
-            counted = self._sum(count_labelled(labels, config.train.linear_stride))
-            scale = self.accelerator.num_processes / counted.clamp(min=1)
-        positions = None
-        if config.loss.contrastive_crf_weight:
-            rng = generator(config.seed, "crf", self.step)
-            positions = torch.randint(0, 56, (2, 1000), generator=rng).to(self.device)
-        loss, log = self.model(feats, feats_knn, draws, labels, scale, images, positions)
-        return loss, log
+        scale = self.accelerator.num_processes / self._sum(self.forward.labelled(batch)).clamp(min=1)
+        return self.forward(batch, step=self.step, groups=self.groups, label_scale=scale)
 
     def _sum(self, value: Tensor) -> Tensor:
         """The sum over ranks."""
@@ -268,10 +226,7 @@ class Trainer:
 
     def _finish(self) -> None:
         console.say("clustering training codes by k-means")
-        if self.store is not None:
-            features = features_from_bank(self.store, self.device)
-        else:
-            features = features_online(self.config, self.samples, self.backbone, self.device)
+        features = features_of(self.config, self.samples, self.backbone, self.bank, self.device)
         self.segmenter.eval()
         codes = draw_codes(self.config, self.accelerator, len(self.samples), features, self.segmenter.head)
         if self.accelerator.is_main_process:
