@@ -6,6 +6,7 @@ the order of the images, and clustered on the main process: ranks change the poi
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from stego_dist.config import Config
 from stego_dist.data.samples import ShardSamples
+from stego_dist.errors import UserError
 from stego_dist.features.store import FeatureStore
 from stego_dist.knn.kmeans import spherical_kmeans
 from stego_dist.losses.draws import generator
@@ -50,18 +52,23 @@ def draw_codes(
     count: int,
     features: FeaturesOf,
     encode: Callable[[Tensor], Tensor],
+    check: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
     """Codes (P, D) of a sample of the `count` training images, in the order of the images; the same on all ranks.
 
-    clusters.images and clusters.points bound images and codes. `encode` maps features to codes.
+    clusters.images and clusters.points bound images and codes. `encode` maps features to codes. `check` is called
+    equally often on all ranks, between chunks of images; it may raise to give up.
     """
     rng = generator(config.seed, "cluster images")
     ids = torch.randperm(count, generator=rng)[: config.clusters.images].sort().values.numpy()
     share = np.array_split(ids, accelerator.num_processes)[accelerator.process_index]
     per_image = -(-config.clusters.points // len(ids))
     drawn = []
-    for first in range(0, len(share), CHUNK):
+    for first in range(0, -(-len(ids) // accelerator.num_processes), CHUNK):  # of the longest share
+        check()
         chunk = share[first : first + CHUNK]
+        if not len(chunk):
+            continue
         codes = encode(features(chunk)).float().flatten(2).transpose(1, 2).cpu()
         for i, code in zip(chunk, codes):
             picked = torch.randperm(len(code), generator=generator(config.seed, "cluster points", int(i)))[:per_image]
@@ -76,3 +83,29 @@ def find_clusters(config: Config, codes: NDArray[np.float32], clusters: int) -> 
     c = config.clusters
     centres = spherical_kmeans(codes, clusters, restarts=c.restarts, iterations=c.iterations, seed=config.seed)
     return torch.from_numpy(centres)
+
+
+def find_clusters_unless(
+    stopped: Callable[[], bool], config: Config, codes: NDArray[np.float32], clusters: int
+) -> Tensor | None:
+    """`find_clusters` in a thread, None as soon as `stopped` says so: Python hears no signal inside of k-means.
+
+    A thread that is given up ends with the process.
+    """
+    found: list[Tensor | UserError] = []
+
+    def work() -> None:
+        try:
+            found.append(find_clusters(config, codes, clusters))
+        except UserError as error:
+            found.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    while thread.is_alive() and not stopped():
+        thread.join(0.1)
+    if not found:
+        return None
+    if isinstance(found[0], UserError):
+        raise found[0]
+    return found[0]
