@@ -90,7 +90,7 @@ class Monitor:
         if self.accelerator.is_main_process:
             with writing_to(self.run.root, REMEDY):
                 append_metrics(self.run.metrics, {"step": self.state.step, **line})
-            track(self.accelerator, line, self.state.step)
+                track(self.accelerator, line, self.state.step)
 
 
 def memory_gb(device: torch.device) -> float:

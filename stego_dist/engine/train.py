@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from torch import Tensor
 
 from stego_dist import console
@@ -26,7 +28,7 @@ from stego_dist.engine.feed import Batch
 from stego_dist.engine.inputs import provenance
 from stego_dist.engine.learner import Learner
 from stego_dist.engine.live import View, training_view
-from stego_dist.engine.monitor import Monitor
+from stego_dist.engine.monitor import REMEDY, Monitor
 from stego_dist.engine.profile import profiled
 from stego_dist.engine.record import explained, prepare_run_dir, record_failure
 from stego_dist.engine.selection import better, describe, load_selected
@@ -35,7 +37,7 @@ from stego_dist.engine.state import RunState
 from stego_dist.engine.trackers import start_trackers
 from stego_dist.engine.validate import Validation, make_validator
 from stego_dist.errors import UserError
-from stego_dist.rundir import RunDir, drop_metrics_after, write_json
+from stego_dist.rundir import RunDir, drop_metrics_after, write_json, writing_to
 
 SAVED = 75
 """Exit code: saved, to be resumed."""
@@ -137,7 +139,7 @@ class Trainer:
         self.optimiser.zero_grad()
         state.step += 1
         if bad:
-            self._not_finite(finite, log)
+            self._not_finite(log)
         self.monitor.step(log, waited, time.perf_counter() - start)
         chosen = False
         if self._validation_is_due() and not stopping:
@@ -150,12 +152,13 @@ class Trainer:
         if stopping:
             raise Stopped
 
-    def _not_finite(self, finite: bool, log: dict[str, Tensor]) -> None:
+    def _not_finite(self, log: dict[str, Tensor]) -> None:
         self.state.skipped += 1
         where = ""
         if self.accelerator.num_processes > 1:
-            places = [str(rank) for rank, fine in enumerate(gather_object([finite])) if not fine]
-            where = f" on process {', '.join(places)}; on process {self.accelerator.process_index}:"
+            losses = gather_object([float(log["loss/total"])])  # gradients are everybody's by now
+            where = "".join(f" on process {rank}," for rank, loss in enumerate(losses) if not math.isfinite(loss))
+            where += f" here on process {self.accelerator.process_index}"
         names = [key for key in log if key.startswith("loss/") or key == "gradient_norm"]
         values = ", ".join(f"{key.removeprefix('loss/')} {float(log[key]):g}" for key in names)
         message = f"the loss of step {self.state.step} is not finite{where} ({values})"
@@ -179,7 +182,8 @@ class Trainer:
         state.validated = state.step
         self.monitor.validated(validation.numbers)
         if self.draw is not None and validation.panels and self.accelerator.is_main_process:
-            self.draw(validation, self.learner.shard_set, self.run.samples / f"step-{state.step:08d}.png")
+            with writing_to(self.run.samples, REMEDY):
+                self.draw(validation, self.learner.shard_set, self.run.samples / f"step-{state.step:08d}.png")
         found = better(self.config.train.select, state.selected, state.step, validation.numbers)
         state.selected = found or state.selected
         return found is not None
@@ -226,13 +230,20 @@ class Trainer:
         chosen = load_selected(
             self.config.train.select, state.selected, state.step, self.run.checkpoints, self.segmenter
         )
+        if chosen["by"] == "last":
+            state.selected = None
         share = self.learner.cluster(self.stop)
         self.monitor.finished(share)
-        if self.accelerator.is_main_process:
-            self.segmenter.save(self.run.model, step=chosen["step"], name=self.config.name, selected=chosen)
-            self._write_status("done", 0)
+
+        def save() -> None:
+            try:
+                self.segmenter.save(self.run.model, step=chosen["step"], name=self.config.name, selected=chosen)
+                self._write_status("done", 0)
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"could not write {self.run.model}: {error}; free space and resume") from None
             console.say(f"trained model: {self.run.model}; next: stego-dist eval {self.run.root}")
-        self.accelerator.wait_for_everyone()
+
+        on_main_process(self.accelerator, save)
 
 
 def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:
