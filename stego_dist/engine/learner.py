@@ -101,7 +101,9 @@ class Learner:
                 loss, log = self._forward(part, groups, scale, step)
                 self.accelerator.backward(loss / parts)
             logs.append(log)
-        log = {key: torch.stack([each[key] for each in logs]).mean(0) for key in logs[0]}
+        log = logs[0]
+        if parts > 1:
+            log = {key: torch.stack([each[key] for each in logs]).mean(0) for key in log}
         checked = log["loss/total"]
         if self.accelerator.scaler is None:
             gradients = [p.grad for p in self.segmenter.parameters() if p.grad is not None]

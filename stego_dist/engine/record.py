@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from stego_dist import console
 from stego_dist.config import Config, dump_config, load_config
 from stego_dist.engine import checkpoint as ckpt
-from stego_dist.engine.setup import is_lost_contact
+from stego_dist.engine.setup import MainProcessError, is_lost_contact
 from stego_dist.errors import UserError
 from stego_dist.rundir import RunDir, atomic_path, check_fingerprint, read_json, remove_leftovers
 
@@ -98,6 +98,8 @@ def record_failure(run: RunDir, accelerator: Accelerator, error: BaseException, 
     The first one that fails does it, for the main process may be dead, or only see that its peer is gone; after that
     the main process alone, with an error of its own. A disk that is full must not hide the error itself.
     """
+    if isinstance(error, MainProcessError):
+        return
     interrupted = isinstance(error, KeyboardInterrupt)
     try:
         first = read_json(run.status, "the run's status", "")["state"] == "running"

@@ -50,6 +50,10 @@ def make_accelerator(precision: Literal["fp32", "bf16", "fp16"] = "fp32", timeou
     return accelerator
 
 
+class MainProcessError(UserError):
+    """Work that the main process alone does has failed there; it says and records why."""
+
+
 class Stopped(Exception):
     """All processes agreed to stop between two pieces of work."""
 
@@ -93,7 +97,7 @@ def on_main_process(accelerator: Accelerator, work: Callable[[], None]) -> None:
         except UserError as error:
             failure = error
     if agreed(accelerator, failure is not None)[0]:
-        raise failure or UserError("the main process failed, see its message")
+        raise failure or MainProcessError("the main process failed, see its message")
 
 
 @contextmanager

@@ -55,6 +55,12 @@ def die_on_rank_1(step: str) -> None:
         _after_step(step, lambda: os.kill(os.getpid(), signal.SIGKILL))
 
 
+def hang_on_rank_1(step: str) -> None:
+    """Rank 1 does nothing for a while after this step."""
+    if os.environ["RANK"] == "1":
+        _after_step(step, lambda: time.sleep(12))
+
+
 def terminate_in_validation(step: str) -> None:
     """SIGTERM comes to rank 0 while it validates after this step."""
     validated = validate.Validator.__call__
@@ -129,7 +135,7 @@ def not_finite(step: str) -> None:
 FAULTS: dict[str, Callable[[str], None]] = {
     f.__name__: f
     for f in (
-        die_in_checkpoint, die_on_rank_1, terminate_in_validation, terminate_in_kmeans, small_files, fill_disk,
+        die_in_checkpoint, die_on_rank_1, hang_on_rank_1, terminate_in_validation, terminate_in_kmeans, small_files, fill_disk,
         half_without_labels, not_finite,
     )
 }  # fmt: skip

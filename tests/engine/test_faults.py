@@ -103,6 +103,12 @@ def test_one_process_is_killed(prepared, tmp_path, straight):
     assert_same_end(run, straight(2, "bank"))
 
 
+def test_a_process_that_does_not_answer_is_given_up(prepared, tmp_path):
+    run = Run(prepared, tmp_path / "run", 2, "bank", "train.timeout_minutes=0.1")
+    assert run("hang_on_rank_1:3") == [1, 1]
+    assert "lost contact" in run.status["error"] and "train.timeout_minutes" in run.status["error"]
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 @pytest.mark.parametrize(("fault", "step"), [("terminate_in_validation:3", 3), ("terminate_in_kmeans", 6)])
 def test_a_signal_is_heard_outside_of_steps(prepared, tmp_path, straight, ranks, fault, step):
