@@ -125,6 +125,10 @@ class ShardArrays:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    def __getstate__(self) -> dict[str, Any]:
+        """To another process goes what names the files, not their contents."""
+        return {**self.__dict__, "_mapped": OrderedDict()}
+
     def array(self, kind: str, shard: int) -> NDArray[Any]:
         """An array of a shard by memory map."""
         key = kind, shard
