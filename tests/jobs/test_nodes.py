@@ -58,7 +58,7 @@ def test_a_node_that_is_lost_costs_seconds_and_no_result(monkeypatch, capfd):
         assert sorted(x for x, _ in first + rest) == [x * x for x in range(24)]
         assert {devices for _, devices in first + rest} == {"0"}
         assert "the Ray cluster has 4 CPU(s) and 2 GPU(s)" in capfd.readouterr().err
-        assert time.monotonic() - start < 60  # Ray by itself takes minutes
+        assert time.monotonic() - start < 120  # Ray by itself waits for ever for the node
 
         found = run_on_workers(lambda: slow_square, range(24), gpus=0.5)
         next(found)
