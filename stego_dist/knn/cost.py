@@ -103,7 +103,7 @@ def exact_cost(
     working = min(block, math.ceil(n / workers)) * FLOAT * dim
     resident = share + working <= memory
     if resident:
-        passes, held = 1, share + working
+        passes, held = 1, float(share + working)
     else:  # half of the memory for queries and their candidates, so that the database is read less often
         at_once = max(1, int(memory / 2 / (FLOAT * dim + 2 * k * (ID + FLOAT))))
         passes, held = math.ceil(queries / at_once), memory
@@ -193,9 +193,9 @@ def choose(exact: Cost, ivf: Cost) -> tuple[Method, str]:
 
 def default_cells(n: int) -> int:
     """Cells of an inverted file over n vectors: 4·√n rounded to a power of two, with enough training points each."""
-    wanted = 2 ** round(math.log2(4 * math.sqrt(max(1, n))))
-    enough = max(1, n // FEWEST_PER_CELL)
-    return min(wanted, 2 ** int(math.log2(enough)))
+    wanted = round(math.log2(4 * math.sqrt(max(1, n))))
+    enough = math.floor(math.log2(max(1, n // FEWEST_PER_CELL)))
+    return 1 << min(wanted, enough)
 
 
 def vector_bytes(dim: int, code: Code, code_bytes: int | None = None) -> int:

@@ -7,9 +7,9 @@ import os
 
 import numpy as np
 import pytest
+from stego_dist.knn.ranking import Neighbours
 
 from stego_dist.errors import StaleInputError, UserError
-from stego_dist.knn.search import Neighbours
 from stego_dist.knn.table import KnnTable, is_done, write_manifest, write_part
 
 SIZES = {"train-00000": 3, "train-00001": 1, "train-00002": 6}
