@@ -13,7 +13,7 @@ in. A sample's id is its running number over the shards in order, the same as in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,14 +84,11 @@ class FeatureStore(ShardArrays):
         """Rows of `descriptors`, `bank` or `labels` for sample ids (n,), stacked: (n, …)."""
         return self._gather(kind, ids)
 
-    def blocks(self, size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Descriptors in order, as (first id, (n, D)) with n ≤ size; a block may span shards."""
+    def descriptors(self, first: int, last: int) -> NDArray[Any]:
+        """Those of ids first … last − 1 as they are stored, copied: (last − first, D); they may span shards."""
         arrays = self._open("descriptors")
-        for first in range(0, len(self), size):
-            last = min(first + size, len(self))
-            touched = range(
-                int(np.searchsorted(self.starts, first, side="right")) - 1,
-                int(np.searchsorted(self.starts, last, side="left")),
-            )
-            pieces = [arrays[s][max(first - self.starts[s], 0) : last - self.starts[s]] for s in touched]
-            yield first, np.concatenate(pieces)
+        touched = range(
+            int(np.searchsorted(self.starts, first, side="right")) - 1,
+            int(np.searchsorted(self.starts, last, side="left")),
+        )
+        return np.concatenate([arrays[s][max(first - self.starts[s], 0) : last - self.starts[s]] for s in touched])

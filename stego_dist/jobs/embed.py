@@ -55,7 +55,7 @@ def embed(config: Config, *, bank: bool, overwrite: bool = False) -> Fingerprint
     if todo:
         make = partial(_make_worker, config, fingerprint, bank)
         with console.progress("embed", split.num_samples, "crops", done) as bar:
-            for count in run_on_workers(make, todo, workers=config.features.workers, gpu=True):
+            for count in run_on_workers(make, todo, workers=config.features.workers, gpus=1.0):
                 bar.advance(count)
     write_manifest(root, names, fingerprint, dim=backbone.dim, grid=[grid, grid])
     return fingerprint

@@ -36,7 +36,7 @@ def build_table(config: Config, features: Fingerprint, *, overwrite: bool = Fals
         sizes = np.diff(store.starts)
         done = len(store) - int(sizes[todo].sum())
         with console.progress("knn", len(store), "crops", done) as bar:
-            for count in run_on_workers(make, todo, workers=config.features.workers, gpu=True):
+            for count in run_on_workers(make, todo, workers=config.features.workers, gpus=1.0):
                 bar.advance(count)
     write_manifest(root, store.shards, fingerprint, exact=True)
     return root
