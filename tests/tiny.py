@@ -19,8 +19,8 @@ from stego_dist.engine.inputs import features_fingerprint, knn_dir, knn_fingerpr
 from stego_dist.features.store import write_manifest, write_shard
 from stego_dist.jobs.embed import embed_shard
 from stego_dist.knn.search import search
+from stego_dist.knn.table import choose_method, write_part
 from stego_dist.knn.table import write_manifest as write_table_manifest
-from stego_dist.knn.table import write_part
 
 TREE: dict[str, Any] = {
     "data": {"resolution": 32, "workers": 0},
@@ -85,9 +85,10 @@ def embed_and_search(config: Config) -> None:
         features = embed_shard(config, samples, backbone, number, True, torch.device("cpu"))
         write_shard(Path(config.features.dir), name, features, fingerprint)
     write_manifest(Path(config.features.dir), names, fingerprint)
+    choose_method(knn_dir(config), "exact")
     store, wanted = open_store(config, fingerprint), knn_fingerprint(config, fingerprint)
     for number, name in enumerate(names):
         ids = np.arange(store.starts[number], store.starts[number + 1])
-        found = search(query_ids=ids, database=store, sources=store.sources, k=config.knn.k)
+        found = search(query_ids=ids, database=store, k=config.knn.k)
         write_part(knn_dir(config), name, found, wanted)
     write_table_manifest(knn_dir(config), names, wanted)

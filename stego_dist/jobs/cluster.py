@@ -99,11 +99,7 @@ def run_on_workers(
     if not lanes:
         return
     with ray_cluster() as ray:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        gpus = gpus if any(node.get("GPU") for node in nodes) else 0.0
-        places = _places(nodes, 1, gpus)
-        if not places:
-            raise UserError(f"no node of the Ray cluster has the CPU and the {gpus:g} GPUs that a worker takes")
+        nodes, gpus, places = _cluster(ray, gpus)
         options = {
             "num_cpus": _threads(nodes, workers or places, gpus),
             "num_gpus": gpus,
@@ -114,6 +110,22 @@ def run_on_workers(
         yield from Pool(ray, start, lanes, then=then, attempts=attempts, name=name).results(
             min(workers or places, len(lanes))
         )
+
+
+def worker_count(workers: int | None, gpus: float) -> int:
+    """How many workers `run_on_workers` would start for any number of tasks."""
+    with ray_cluster() as ray:
+        return workers or _cluster(ray, gpus)[2]
+
+
+def _cluster(ray: Any, gpus: float) -> tuple[list[Mapping[str, float]], float, int]:
+    """Resources of the living nodes, GPUs of a worker, and how many workers have a place. Raises UserError: none."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = gpus if any(node.get("GPU") for node in nodes) else 0.0
+    places = _places(nodes, 1, gpus)
+    if not places:
+        raise UserError(f"no node of the Ray cluster has the CPU and the {gpus:g} GPUs that a worker takes")
+    return nodes, gpus, places
 
 
 def _places(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stego_dist.knn.search import QUERIES, SLACK, TopK, search
+from stego_dist.knn.exact import FIXED, SLACK, ExactShare, plan_sizes, query_bytes
+from stego_dist.knn.kernels import Kernel
 
 Code = Literal["flat", "sq8", "pq"]
 Method = Literal["exact", "ivf"]
@@ -31,13 +32,15 @@ POINTS_PER_CELL = 64
 FEWEST_PER_CELL = 39
 """Below so many points a cell k-means is ill-posed (FAISS warns)."""
 KMEANS_ITERATIONS = 10
-PQ_CENTRES, PQ_POINTS, PQ_ITERATIONS = 256, 65536, 25
+PQ_CENTRES, PQ_POINTS, PQ_ITERATIONS = 256, 16384, 10
 PQ_DISTANCE = 600.0
 """FLOP of a matrix product in the time that FAISS takes for one distance while it trains a product quantiser."""
 SCAN_SQ8 = 0.5
 """Time of scanning an 8-bit vector, for that of a float32 one (FAISS on one core, 384 wide)."""
 SCAN_PQ = 2.2
 """Time of a table look-up of PQ, for that of one dimension of a float32 vector (FAISS on one core)."""
+QUERIES = 4096
+"""Queries that are answered together."""
 PATIENCE_S = 3600.0
 """An exact search that takes no longer is not worth approximating."""
 
@@ -91,22 +94,18 @@ def exact_cost(
     workers: int,
     rates: Rates,
     memory: float,
-    block: int = 65536,
     queries: int | None = None,
 ) -> Cost:
     """Cost of the exact search of `queries` (default: all n) among n float16 descriptors of width `dim`.
 
-    memory: budget of a worker in bytes; block: rows that are converted to float32 and multiplied at once.
+    memory: budget of a worker in bytes. Raises ConfigError when it is too little.
     """
     queries = n if queries is None else queries
-    stored, share = HALF * dim * n, HALF * dim * math.ceil(n / workers)
-    working = min(block, math.ceil(n / workers)) * FLOAT * dim
-    resident = share + working <= memory
-    if resident:
-        passes, held = 1, float(share + working)
-    else:  # half of the memory for queries and their candidates, so that the database is read less often
-        at_once = max(1, int(memory / 2 / (FLOAT * dim + 2 * k * (ID + FLOAT))))
-        passes, held = math.ceil(queries / at_once), memory
+    stored, share = HALF * dim * n, math.ceil(n / workers)
+    sizes = plan_sizes(int(memory), share, dim, HALF, k + SLACK)
+    passes = 1 if sizes.resident else math.ceil(queries / sizes.queries)
+    held = FIXED + sizes.rows * dim * (HALF + FLOAT) + sizes.queries * query_bytes(dim, k + SLACK)
+    held += HALF * dim * share if sizes.resident else 0
     products = 2 * dim * n * queries / rates.flops / workers
     each = queries * rates.query_seconds / workers
     read = passes * stored + workers * HALF * dim * queries
@@ -120,7 +119,7 @@ def exact_cost(
         candidate_bytes=_candidates(queries, k, workers),
         index_bytes=0,
         memory_per_worker=held,
-        fits=resident,
+        fits=sizes.resident,
     )
 
 
@@ -132,7 +131,7 @@ def ivf_cost(
     workers: int,
     rates: Rates,
     memory: float,
-    nprobe: int,
+    nprobe: int = 32,
     nlist: int | None = None,
     code: Code = "flat",
     code_bytes: int | None = None,
@@ -193,9 +192,9 @@ def choose(exact: Cost, ivf: Cost) -> tuple[Method, str]:
 
 def default_cells(n: int) -> int:
     """Cells of an inverted file over n vectors: 4·√n rounded to a power of two, with enough training points each."""
-    wanted = round(math.log2(4 * math.sqrt(max(1, n))))
-    enough = math.floor(math.log2(max(1, n // FEWEST_PER_CELL)))
-    return 1 << min(wanted, enough)
+    wanted = 1 << round(math.log2(4 * math.sqrt(max(1, n))))
+    enough = max(1, n // FEWEST_PER_CELL)
+    return min(wanted, 1 << (enough.bit_length() - 1))
 
 
 def vector_bytes(dim: int, code: Code, code_bytes: int | None = None) -> int:
@@ -215,22 +214,22 @@ def duration(seconds: float) -> str:
     return f"{seconds / 31_536_000:,.0f} years"
 
 
-def measure_rates(top_k: TopK, *, dim: int, k: int, read_bytes: float, rows: int = 16384) -> Rates:
+def measure_rates(kernel: Kernel, *, dim: int, k: int, read_bytes: float = 5e8, rows: int = 16384) -> Rates:
     """Rates of this process, with the threads it has, by short real searches over random unit vectors (1 to 2 s).
 
     As many queries at once as the search takes: FAISS is several times slower with a few hundred.
     """
     rng = np.random.default_rng(0)
     vectors = rng.standard_normal((rows, dim), dtype=np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    half, queries = vectors.astype(np.float16), vectors[:QUERIES]
-    products = _best(lambda: top_k(queries, half.astype(np.float32), k + SLACK))
-    nearest = _best(lambda: top_k(queries, vectors, 1))
-    scan = _best(lambda: top_k(queries[:1], vectors, k + SLACK), 5)
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float16)
+    block, queries = kernel.load(vectors), vectors[:QUERIES].astype(np.float32)
+    products = _best(lambda: kernel.top_k(queries, block, min(rows, k + SLACK)))
+    nearest = _best(lambda: kernel.top_k(queries, block, 1))
+    scan = _best(lambda: kernel.top_k(queries[:1], block, min(rows, k + SLACK)), 5)
     few = vectors[: max(k + SLACK + 1, rows // 8)]  # so few that the products take a small part of the time
-    sources, asked = np.arange(len(few)), np.arange(min(len(queries), len(few)))
-    whole = _best(lambda: search(query_ids=asked, database=_InMemory(few), sources=sources, k=k, top_k=top_k))
-    part = _best(lambda: top_k(few[: len(asked)], few, k + SLACK))
+    share, asked, few_block = ExactShare(_InMemory(few), 0, len(few), kernel, 2**31, k), few[:QUERIES], kernel.load(few)
+    whole = _best(lambda: share.best(asked))
+    part = _best(lambda: kernel.top_k(asked.astype(np.float32), few_block, k + SLACK))
     flop = 2.0 * dim * rows
     return Rates(
         flops=flop * len(queries) / products,
@@ -243,18 +242,17 @@ def measure_rates(top_k: TopK, *, dim: int, k: int, read_bytes: float, rows: int
 
 @dataclass(frozen=True)
 class _InMemory:
-    """A `knn.search.Database` for probes."""
+    """A `knn.exact.Database` for probes."""
 
-    vectors: NDArray[np.float32]
+    vectors: NDArray[np.float16]
 
     def __len__(self) -> int:
         return len(self.vectors)
 
-    def blocks(self, size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        for first in range(0, len(self.vectors), size):
-            yield first, self.vectors[first : first + size]
+    def descriptors(self, first: int, last: int) -> NDArray[np.float16]:
+        return self.vectors[first:last]
 
-    def rows(self, kind: str, ids: NDArray[np.int64]) -> NDArray[Any]:
+    def rows(self, kind: str, ids: NDArray[np.int64]) -> NDArray[np.float16]:
         del kind
         return self.vectors[ids]
 

@@ -64,8 +64,9 @@ def plan_sizes(memory: int, share: int, dim: int, itemsize: int, wanted: int) ->
     stored = share * dim * itemsize
     resident = stored <= 0.7 * (memory - FIXED)
     free = memory - FIXED - (stored if resident else 0)
-    row, query = dim * (itemsize + 4), 12 * dim + 160 * wanted
-    rows, queries = min(65536, free // 2 // row), min(4096, free // 2 // query)
+    row, query = dim * (itemsize + 4), query_bytes(dim, wanted)
+    rows = min(65536, free // 2 // row)
+    queries = min(4096 if resident else 65536, free // 2 // query)  # more where they make the share stream less often
     if rows < 256 or queries < 16:
         least = FIXED + 2 * max(256 * row, 16 * query)
         raise ConfigError(
@@ -73,6 +74,11 @@ def plan_sizes(memory: int, share: int, dim: int, itemsize: int, wanted: int) ->
             f"{math.ceil(least / 1e7) / 100:.2f}"
         )
     return Sizes(resident, rows, queries)
+
+
+def query_bytes(dim: int, wanted: int) -> int:
+    """What a query takes with its lists."""
+    return 12 * dim + 160 * wanted
 
 
 class ExactShare:

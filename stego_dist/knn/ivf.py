@@ -7,37 +7,35 @@ table are exact and only neighbours can be missing.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from stego_dist.errors import UserError
+from stego_dist.knn.cost import (
+    KMEANS_ITERATIONS,
+    POINTS_PER_CELL,
+    PQ_CENTRES,
+    PQ_ITERATIONS,
+    PQ_POINTS,
+    Code,
+    default_cells,
+)
 from stego_dist.knn.exact import FIXED, SAME_IMAGE_SLACK, SLACK, Database
 from stego_dist.knn.kernels import Ids, Stored
 from stego_dist.knn.ranking import Best, products
 from stego_dist.rundir import atomic_path
 
-Code = Literal["flat", "sq8", "pq"]
-POINTS_PER_LIST = 64
-"""Training points for each list."""
-ITERATIONS = 10
 EXPAND = {"flat": 1, "sq8": 2, "pq": 8}
 """Candidates for each entry of the list: the coarser the code, the more are scored exactly."""
 QUERIES = 4096
 ADDED = 65536
 
 
-def list_count(n: int) -> int:
-    """Lists of the inverted file for n descriptors: the power of two nearest to 4·√n, with enough training points."""
-    wanted = 2 ** round(math.log2(4 * math.sqrt(n)))
-    return max(1, min(wanted, n // 39))
-
-
 def training_ids(n: int, seed: int) -> Ids:
     """The sample on which the quantiser is trained, sorted."""
-    return draw_ids(n, POINTS_PER_LIST * list_count(n), seed, 1)
+    return draw_ids(n, POINTS_PER_CELL * default_cells(n), seed, 1)
 
 
 def draw_ids(n: int, count: int, *seed: int) -> Ids:
@@ -50,14 +48,16 @@ def train_index(sample: Stored, n: int, code: Code, seed: int, path: Path) -> No
     """Write an empty index for n descriptors, trained on `sample` (m, D). Raises UserError: too few for the code."""
     import faiss
 
-    dim, lists = sample.shape[1], list_count(n)
+    dim, lists = sample.shape[1], default_cells(n)
     parts = max(m for m in range(1, max(1, dim // 8) + 1) if dim % m == 0)
     kinds = {"flat": "Flat", "sq8": "SQ8", "pq": f"PQ{parts}"}
     if code == "pq" and len(sample) < 256:
         raise UserError(f"knn.ivf_code=pq needs at least 256 descriptors, there are {len(sample)}; use sq8 or flat")
-    index = faiss.index_factory(dim, f"IVF{lists},{kinds[code]}", faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.index_factory(dim, f"IVF{lists},{kinds[code]}", faiss.METRIC_INNER_PRODUCT)
     ivf = faiss.extract_index_ivf(index)
-    ivf.cp.niter, ivf.cp.seed, ivf.cp.min_points_per_centroid = ITERATIONS, seed + 1, 1
+    ivf.cp.niter, ivf.cp.seed, ivf.cp.min_points_per_centroid = KMEANS_ITERATIONS, seed + 1, 1
+    if code == "pq":
+        index.pq.cp.niter, index.pq.cp.max_points_per_centroid = PQ_ITERATIONS, PQ_POINTS // PQ_CENTRES
     index.train(np.ascontiguousarray(sample, dtype=np.float32))
     _write(index, path)
 
@@ -74,7 +74,7 @@ def build_share(trained: Path, database: Database, first: int, last: int, path: 
 
 
 class IvfShare:
-    """Searches the index of ids first … last − 1 (see ExactShare for the other arguments); on a GPU when FAISS sees one.
+    """Searches the index of ids first … last − 1 (arguments as ExactShare's); on a GPU when FAISS sees one.
 
     The descriptors stay in memory for the exact scores when both fit into the budget, else they are read from disk.
     """
@@ -99,7 +99,6 @@ class IvfShare:
 
     def best(self, queries: Stored, nprobe: int, query_sources: Ids | None = None) -> Best:
         """The best k (Q, k) that `nprobe` lists hold for queries (Q, D)."""
-        import faiss
 
         self.index.nprobe = nprobe
         parts = []

@@ -39,7 +39,7 @@ class Kernel(Protocol):
 
 
 def float32_rounding(dim: int) -> float:
-    """γ_D = D·2⁻²⁴ for sums of D products in float32 in any order (Higham, 2002, §3.1), and a little for long vectors."""
+    """γ_D = D·2⁻²⁴ for sums of D products in float32 in any order (Higham, 2002, §3.1), and a little more."""
     return 1.01 * dim * 2.0**-24
 
 
@@ -102,7 +102,7 @@ class TorchKernel:
         wide = block.float().T
         parts = [
             (part.to(self.device) @ wide).topk(k, dim=1)
-            for part in torch.from_numpy(queries).split(max(1, SCORES // len(block)))
+            for part in torch.split(torch.from_numpy(queries), max(1, SCORES // len(block)))
         ]
         return torch.cat([p.values for p in parts]).cpu().numpy(), torch.cat([p.indices for p in parts]).cpu().numpy()
 

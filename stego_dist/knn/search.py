@@ -46,4 +46,3 @@ def own_products(queries: Stored) -> np.ndarray[tuple[int], np.dtype[np.float64]
     """Exact product (Q,) of each query (Q, D) with itself: 1 up to what its storage rounded."""
     own = np.arange(len(queries))
     return products(queries, queries, own, own)
-

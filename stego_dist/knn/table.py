@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stego_dist.knn.search import Neighbours
-from stego_dist.rundir import write_json
+from stego_dist.knn.ranking import Neighbours
+from stego_dist.rundir import read_json, write_json
 from stego_dist.shardarrays import ShardArrays, read_marker, write_arrays
 
-FORMAT = "stego_dist.knn/1"
+FORMAT = "stego_dist.knn/2"
+REMEDY = "Build the table again with: stego-dist knn build CONFIG --overwrite"
 
 
 def write_part(root: Path, shard: str, neighbours: Neighbours, fingerprint: Mapping[str, Any]) -> None:
@@ -31,9 +32,26 @@ def is_done(root: Path, shard: str, fingerprint: Mapping[str, Any], remedy: str)
     return read_marker(root, shard, fingerprint, remedy) is not None
 
 
+def read_rows(root: Path, shard: str) -> NDArray[np.int64]:
+    """Neighbours (n, k) of a finished shard's crops, by memory map; the table need not be complete."""
+    rows: NDArray[np.int64] = np.load(root / f"{shard}.ids.npy", mmap_mode="r")
+    return rows
+
+
 def write_manifest(root: Path, shards: list[str], fingerprint: Mapping[str, Any], **more: Any) -> None:
     """Declare the table complete."""
     write_json(root / "manifest.json", {"format": FORMAT, "shards": shards, "fingerprint": dict(fingerprint), **more})
+
+
+def choose_method(root: Path, method: str) -> None:
+    """Record how the table is searched, before it is begun: a job that is started again goes on in the same way."""
+    write_json(root / "method.json", {"method": method})
+
+
+def chosen_method(root: Path) -> str | None:
+    """What was recorded, None when no table was begun."""
+    path = root / "method.json"
+    return str(read_json(path, "the table's method", REMEDY)["method"]) if path.exists() else None
 
 
 class KnnTable(ShardArrays):

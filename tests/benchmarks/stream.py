@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from stego_dist.knn.ranking import Neighbours
 
 from stego_dist.data.card import load_card
 from stego_dist.data.order import Order, Run
@@ -32,6 +31,7 @@ from stego_dist.data.plan import BuildOptions
 from stego_dist.data.samples import ShardSamples
 from stego_dist.data.stream import read_run
 from stego_dist.engine.feed import NeighbourDraw, OnlineFeed
+from stego_dist.knn.ranking import Neighbours
 from stego_dist.knn.table import KnnTable, write_manifest, write_part
 from stego_dist.quickstart.landscapes import write_dataset
 from tests.benchmarks.timing import rates, table

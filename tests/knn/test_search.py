@@ -83,7 +83,9 @@ def test_inner_products_are_exact(dtype, dim):
     for (q, r), product in zip(zip(which, where), found):
         assert Fraction(product) == sum(Fraction(float(a)) * Fraction(float(b)) for a, b in zip(feats[q], feats[r]))
     order = rng.permutation(dim)
-    np.testing.assert_array_equal(found.reshape(12, 12), feats.astype(float)[:, order] @ feats.astype(float)[:, order].T)
+    np.testing.assert_array_equal(
+        found.reshape(12, 12), feats.astype(float)[:, order] @ feats.astype(float)[:, order].T
+    )
 
 
 def duplicated(count: int = 60) -> np.ndarray:
@@ -233,7 +235,9 @@ def test_sizes_follow_the_budget():
             assert held <= memory and sizes.rows >= 256 and sizes.queries >= 16
             assert sizes.resident == (share * 768 <= 0.7 * (memory - FIXED))
     assert plan_sizes(2**32, 10**6, 384, 2, 38).rows == 65536
-    with pytest.raises(ConfigError, match=r"knn\.memory_gb: 0\.0671 is too little .* width 384; give at least 0\.07") as error:
+    with pytest.raises(
+        ConfigError, match=r"knn\.memory_gb: 0\.0671 is too little .* width 384; give at least 0\.07"
+    ) as error:
         plan_sizes(FIXED + 1000, 1000, 384, 2, 38)
     least = float(re.search(r"at least ([\d.]+)", str(error.value))[1])
     assert plan_sizes(int(least * 1e9), 10**9, 384, 2, 38).rows >= 256

@@ -7,9 +7,9 @@ import os
 
 import numpy as np
 import pytest
-from stego_dist.knn.ranking import Neighbours
 
 from stego_dist.errors import StaleInputError, UserError
+from stego_dist.knn.ranking import Neighbours
 from stego_dist.knn.table import KnnTable, is_done, write_manifest, write_part
 
 SIZES = {"train-00000": 3, "train-00001": 1, "train-00002": 6}
@@ -61,7 +61,7 @@ def test_missing_unfinished_and_damaged_tables(root, tmp_path):
         KnnTable(tmp_path / "nowhere", FINGERPRINT, REMEDY)
     manifest = json.loads((root / "manifest.json").read_text())
     (root / "manifest.json").write_text(json.dumps({**manifest, "format": "other/1"}))
-    with pytest.raises(UserError, match=r"'other/1', expected 'stego_dist\.knn/1'\. Build it again"):
+    with pytest.raises(UserError, match=r"'other/1', expected 'stego_dist\.knn/2'\. Build it again"):
         KnnTable(root, FINGERPRINT, REMEDY)
     (root / "manifest.json").write_text(json.dumps(manifest))
     for kind in ("ids", "similarities"):

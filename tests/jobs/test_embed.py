@@ -1,4 +1,4 @@
-"""Features and neighbour table: right numbers, the same files whatever the workers, nothing done twice.
+"""Features: right numbers, the same files whatever the workers, nothing done twice.
 
 What needs a cluster to be shown runs on a real one; the rest calls the same shard functions here.
 """
@@ -21,17 +21,13 @@ from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.inputs import (
     features_fingerprint,
-    knn_dir,
-    knn_fingerprint,
     make_backbone,
     open_store,
-    open_table,
 )
 from stego_dist.errors import StaleInputError, UserError
 from stego_dist.jobs import embed as embed_module
 from stego_dist.jobs.cluster import ray_cluster
 from stego_dist.jobs.embed import embed
-from stego_dist.jobs.knn import build_table
 from tests.tiny import build_shards, config_at
 
 IMAGES = 12
@@ -58,8 +54,7 @@ def workers(request, monkeypatch):
 
 
 def set_runner(monkeypatch, runner) -> None:
-    for job in ("embed", "knn"):
-        monkeypatch.setattr(f"stego_dist.jobs.{job}.run_on_workers", runner)
+    monkeypatch.setattr("stego_dist.jobs.embed.run_on_workers", runner)
 
 
 @pytest.fixture(scope="module")
@@ -231,60 +226,3 @@ def test_a_bank_that_does_not_fit_is_refused_before_it_is_begun(work, monkeypatc
     embed(config, bank=True)
     free(0)  # nothing is left to write
     embed(config, bank=True)
-
-
-@pytest.mark.ray
-def test_the_table_is_a_brute_force_over_the_descriptors(work):
-    config = config_at(work, "features.workers=2", "knn.block=5")
-    fingerprint = fingerprint_of(config)
-    assert build_table(config, fingerprint) == knn_dir(config)
-    feats = open_store(config, fingerprint).rows("descriptors", np.arange(IMAGES)).astype(np.float64)
-    dots = feats @ feats.T
-    np.fill_diagonal(dots, 2)  # itself first
-    table = open_table(config, fingerprint)
-    np.testing.assert_array_equal(table.rows(np.arange(IMAGES)), np.argsort(-dots, 1)[:, : config.knn.k])
-    np.fill_diagonal(dots, (feats * feats).sum(1))
-    expected = np.take_along_axis(dots, table.rows(np.arange(IMAGES)), 1)
-    np.testing.assert_allclose(table.similarities(np.arange(IMAGES)), expected, atol=1e-6)
-
-
-@pytest.mark.ray
-def test_workers_blocks_and_backends_do_not_change_the_table(work, monkeypatch):
-    fingerprint = fingerprint_of(config_at(work))
-    config = config_at(work, "features.workers=2", "knn.backend=torch", "knn.block=3")
-    build_table(config, fingerprint)
-    written = contents(knn_dir(config))
-    assert len(written) == 1 + 3 * 5
-    set_runner(monkeypatch, here)
-    build_table(config_at(work, "knn.backend=faiss"), fingerprint, overwrite=True)
-    assert contents(knn_dir(config)) == written
-    (knn_dir(config) / "parts" / "train-00001.json").unlink()
-    before = state(knn_dir(config))
-    build_table(config, fingerprint)
-    after = state(knn_dir(config))
-    rewritten = {name for name in after if after[name] != before.get(name)}
-    assert contents(knn_dir(config)) == written
-    shard = ("train-00001.ids.npy", "train-00001.similarities.npy", "parts/train-00001.json")
-    assert rewritten == {"manifest.json", *shard}
-    set_runner(monkeypatch, no_work)
-    build_table(config, fingerprint)
-
-
-def test_a_stale_table_is_refused_by_name(work):
-    fingerprint = fingerprint_of(config_at(work))
-    build_table(config_at(work), fingerprint)
-    changed = config_at(work, "knn.k=7", "knn.exclude_same_image=true")
-    for attempt in (lambda: build_table(changed, fingerprint), lambda: open_table(changed, fingerprint)):
-        with pytest.raises(StaleInputError, match=r"(?s)knn\.exclude_same_image: made with False, now True\n.*knn\.k: made with 5, now 7\n.*--overwrite"):  # fmt: skip  # noqa: E501
-            attempt()
-    build_table(changed, fingerprint, overwrite=True)
-    assert open_table(changed, fingerprint).rows(np.array([0])).shape == (1, 7)
-
-
-def test_a_table_needs_a_store(work):
-    config = config_at(work)
-    fingerprint = fingerprint_of(config)
-    shutil.rmtree(work / "features")
-    with pytest.raises(UserError, match=r"feature store not found: .*stego-dist knn build CONFIG"):
-        build_table(config, fingerprint)
-    assert knn_fingerprint(config, fingerprint)["knn.k"] == config.knn.k
