@@ -41,6 +41,8 @@ SCAN_PQ = 2.2
 """Time of a table look-up of PQ, for that of one dimension of a float32 vector (FAISS on one core)."""
 QUERIES = 4096
 """Queries that are answered together."""
+SAMPLED, TUNED = 1280, 256
+"""Queries on which an inverted file's recall is measured, and those of them that choose how many cells are scanned."""
 PATIENCE_S = 3600.0
 """An exact search that takes no longer is not worth approximating."""
 
@@ -134,18 +136,17 @@ def ivf_cost(
     nprobe: int = 32,
     nlist: int | None = None,
     code: Code = "flat",
-    code_bytes: int | None = None,
     queries: int | None = None,
 ) -> Cost:
     """Cost of training, building and searching an inverted file over n float16 descriptors of width `dim`.
 
-    nlist: cells, default `default_cells(n)`; code_bytes: of one vector, needed for `pq` only (its m).
-    Training runs on one worker. Every worker ranks the cells for every query and scans its own share of them.
+    nlist: cells, default `default_cells(n)`. Training runs on one worker. Every worker ranks the cells for every query
+    and scans its own share of them. The trial answers sampled queries exactly, and fewer by more and more cells.
     """
     queries = n if queries is None else queries
     cells = default_cells(n) if nlist is None else nlist
     nprobe = min(nprobe, cells)
-    size = vector_bytes(dim, code, code_bytes)
+    size = vector_bytes(dim, code)
     points = min(n, POINTS_PER_CELL * cells)
     train = 2 * dim * cells * points * KMEANS_ITERATIONS / rates.matmul_flops
     assign = 2 * dim * cells * n / rates.matmul_flops / workers
@@ -154,12 +155,14 @@ def ivf_cost(
     if code == "pq":
         train += size * PQ_CENTRES * min(points, PQ_POINTS) * PQ_ITERATIONS * PQ_DISTANCE / rates.matmul_flops
         assign += 2 * dim * PQ_CENTRES * n / rates.matmul_flops / workers
+    trial = 2 * dim * n / workers * (SAMPLED / rates.flops + 2 * TUNED * relative / rates.scan_flops)
     look = queries * 2 * dim * (cells / rates.matmul_flops + relative * scanned / rates.scan_flops)
     each = queries * rates.query_seconds / workers
-    read = HALF * dim * (points + n + workers * queries)
+    read = HALF * dim * (points + 2 * n + workers * queries)
     phases = {
         "train": train + HALF * dim * points / rates.read_bytes,
         "build": assign + HALF * dim * n / workers / rates.read_bytes,
+        "trial": trial + HALF * dim * n / workers / rates.read_bytes,
         "search": look + each + HALF * dim * queries / rates.read_bytes,
     }
     index = n * (size + ID) + workers * cells * FLOAT * dim
@@ -197,13 +200,14 @@ def default_cells(n: int) -> int:
     return min(wanted, 1 << (enough.bit_length() - 1))
 
 
-def vector_bytes(dim: int, code: Code, code_bytes: int | None = None) -> int:
-    """Bytes of one stored vector. Raises ValueError: PQ without its number of bytes."""
-    if code == "pq":
-        if not code_bytes:
-            raise ValueError("the bytes of a PQ code must be given")
-        return code_bytes
-    return FLOAT * dim if code == "flat" else dim
+def pq_bytes(dim: int) -> int:
+    """Bytes of a product-quantised vector: a byte for 8 channels, or for a few more where 8 don't divide."""
+    return max(m for m in range(1, max(1, dim // 8) + 1) if dim % m == 0)
+
+
+def vector_bytes(dim: int, code: Code) -> int:
+    """Bytes of one stored vector."""
+    return {"flat": FLOAT * dim, "sq8": dim, "pq": pq_bytes(dim)}[code]
 
 
 def duration(seconds: float) -> str:
@@ -225,7 +229,8 @@ def measure_rates(kernel: Kernel, *, dim: int, k: int, read_bytes: float = 5e8, 
     block, queries = kernel.load(vectors), vectors[:QUERIES].astype(np.float32)
     products = _best(lambda: kernel.top_k(queries, block, min(rows, k + SLACK)))
     nearest = _best(lambda: kernel.top_k(queries, block, 1))
-    scan = _best(lambda: kernel.top_k(queries[:1], block, min(rows, k + SLACK)), 5)
+    wide = kernel.load(vectors.astype(np.float32))  # as an inverted file keeps them: nothing to convert
+    scan = _best(lambda: kernel.top_k(queries[:1], wide, min(rows, k + SLACK)), 5)
     few = vectors[: max(k + SLACK + 1, rows // 8)]  # so few that the products take a small part of the time
     share, asked, few_block = ExactShare(_InMemory(few), 0, len(few), kernel, 2**31, k), few[:QUERIES], kernel.load(few)
     whole = _best(lambda: share.best(asked))
