@@ -121,11 +121,15 @@ class FeaturesConfig(Section):
     batch_size: Positive = 16
     """Images of one backbone forward."""
     workers: Positive | None = None
-    """Ray workers; none: one a GPU, or one a CPU core."""
+    """Ray workers; none: as many as the GPUs hold, or one a CPU core."""
     gpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
-    """GPUs that a Ray worker takes, whole or a fraction; where the cluster has none, none."""
+    """GPUs of a worker, whole or a fraction (0.5: two workers share one); without GPUs in the cluster it is ignored."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Autocast of the backbone in this pass."""
+    compile: bool = False
+    """torch.compile of the backbone: a minute a worker before it starts."""
+    descriptors: Literal["float16", "float32"] = "float16"
+    """How global descriptors are kept for the neighbour search."""
 
 
 class KnnConfig(Section):

@@ -83,6 +83,7 @@ def fingerprint_over(config: Config, shards: str, backbone: Backbone) -> Fingerp
         "backbone.stride": config.backbone.stride,
         "backbone.options": config.backbone.options or None,
         "features.precision": config.features.precision,
+        "features.descriptors": config.features.descriptors,
     }
 
 

@@ -14,7 +14,8 @@ from stego_dist.rundir import RunDir, atomic_path, check_fingerprint
 
 MAY_CHANGE = (
     "run_dir", "data.workers", "data.storage.", "train.steps", "train.log_every", "train.checkpoint_every",
-    "train.keep_checkpoints", "features.workers", "features.batch_size", "knn.memory_gb", "knn.backend", "eval.",
+    "train.keep_checkpoints", "features.workers", "features.gpus_per_worker", "features.batch_size",
+    "features.compile", "knn.memory_gb", "knn.backend", "eval.",
 )  # fmt: skip
 """Settings that may differ when a run is resumed."""
 

@@ -52,7 +52,7 @@ def _disk(found: dict[str, Any], figures: Figures) -> Iterator[str]:
 
 def _memory(found: dict[str, Any], facts: Facts, figures: Figures) -> Iterator[str]:
     n, knn, limit = found["crops"], found["knn"], figures.memory
-    shared = 2 * facts.dim * n
+    shared = facts.descriptor_bytes * facts.dim * n
     if knn["method"] == "exact" and not knn["exact"]["resident"]:
         yield (
             f"a worker's share of the descriptors ({size(shared / found['workers'])}) does not fit into knn.memory_gb "

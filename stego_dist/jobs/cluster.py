@@ -54,8 +54,14 @@ def ray_cluster() -> Iterator[Any]:
     try:
         if address is None:
             console.say("starting a local Ray cluster")
-            ray.init(include_dashboard=False, log_to_driver=False, object_store_memory=OBJECT_STORE_BYTES,
-                     logging_level="ERROR")  # fmt: skip
+            # "local": a cluster of our own, although another's may run on this machine
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level="ERROR",
+            )
         else:
             console.say(f"connecting to the Ray cluster at {address}")
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")

@@ -56,7 +56,7 @@ def build_table(config: Config, features: Fingerprint, *, overwrite: bool = Fals
             job = _prepare(job)
         console.say(
             f"{'exact' if method == 'exact' else 'approximate (IVF)'} search for the {config.knn.k} nearest of each of "
-            f"{len(store)} crops in {len(job.shares)} share(s) by {kernel(config.knn.backend).name}, to {root}"
+            f"{len(store)} crops in {len(job.shares)} share(s), to {root}"
         )
         if todo:
             _search(job, todo)
@@ -122,7 +122,7 @@ def _search(job: Job, todo: list[int]) -> None:
     with console.progress("knn", total, unit, total - left) as bar:
         for done in _run(job, tasks, then):
             if isinstance(done.task, Search):
-                bar.advance(done.queries)
+                bar.advance(done.queries, by=done.by)
 
 
 def _run(job: Job, tasks: list[Task], then: Any = None) -> Any:

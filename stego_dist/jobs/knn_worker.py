@@ -26,7 +26,7 @@ from stego_dist.knn.kernels import Ids, Stored, kernel
 from stego_dist.knn.ranking import Best, Neighbours, neighbours
 from stego_dist.knn.search import own_products
 from stego_dist.knn.table import write_part
-from stego_dist.rundir import Fingerprint, atomic_path
+from stego_dist.rundir import Fingerprint, atomic_path, writing_to
 
 QUERIES = 4096
 """Queries that an inverted file answers together."""
@@ -70,6 +70,8 @@ class Done:
 
     task: Task
     queries: int
+    by: str
+    """Who multiplied."""
 
 
 @dataclass(frozen=True)
@@ -137,16 +139,18 @@ def make_worker(job: Job) -> Callable[[Task], Done]:
     worker = _Worker(job)
 
     def run(task: Task) -> Done:
-        match task:
-            case Search():
-                return Done(task, worker.search(task))
-            case Merge():
-                return Done(task, worker.merge(task.shard))
-            case Train():
-                worker.train()
-            case Build():
-                worker.build(task.share)
-        return Done(task, 0)
+        queries = 0
+        with writing_to(job.root, "Then start the command again: it goes on from what is finished."):
+            match task:
+                case Search():
+                    queries = worker.search(task)
+                case Merge():
+                    queries = worker.merge(task.shard)
+                case Train():
+                    worker.train()
+                case Build():
+                    worker.build(task.share)
+        return Done(task, queries, worker.kernel.name)
 
     return run
 

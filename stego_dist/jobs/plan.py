@@ -80,6 +80,8 @@ class Facts:
     parameters: int
     """Of the backbone."""
     embed_batch: int
+    descriptor_bytes: int
+    """Of a number of a global descriptor."""
     k: int
     knn_memory: float
     """Bytes that a worker's search may hold."""
@@ -116,6 +118,7 @@ def facts_of(config: Config, *, dim: int, stride: int, parameters: int, crops: i
         crops=crops,
         parameters=parameters,
         embed_batch=config.features.batch_size,
+        descriptor_bytes=2 if config.features.descriptors == "float16" else 4,
         k=config.knn.k,
         knn_memory=config.knn.memory_gb * 1e9,
         knn_method=config.knn.method,
@@ -142,13 +145,14 @@ def estimate(images: int, facts: Facts, figures: Figures, workers: int) -> dict[
 
 def _estimate(images: int, facts: Facts, figures: Figures, workers: int) -> dict[str, Any]:
     n, f = images * facts.crops, figures
+    stored = facts.descriptor_bytes * facts.dim * n
     stages = {
         "shards": _stage(
             images / f.pack / workers + n * f.sample_bytes / f.disk_write / workers, n * f.sample_bytes, PROCESS_BYTES
         ),
         "embedding": _stage(
-            n / f.embed / workers + 2 * facts.dim * n / f.disk_write / workers,
-            2 * facts.dim * n,
+            n / f.embed / workers + stored / f.disk_write / workers,
+            stored,
             embed_memory(facts) + INDEX_BYTES * n,
         ),
         "bank": _stage(facts.bank_bytes * n / f.disk_write / workers, facts.bank_bytes * n, embed_memory(facts)),
@@ -192,7 +196,8 @@ def _estimate(images: int, facts: Facts, figures: Figures, workers: int) -> dict
 def searches(n: int, facts: Facts, figures: Figures, workers: int) -> tuple[Cost, Cost]:
     """The exact search of n descriptors, and the inverted file with the configuration's code."""
     known: dict[str, Any] = {
-        "k": facts.k, "workers": workers, "rates": figures.knn, "memory": facts.knn_memory
+        "k": facts.k, "workers": workers, "rates": figures.knn, "memory": facts.knn_memory,
+        "itemsize": facts.descriptor_bytes,
     }  # fmt: skip
     return exact_cost(n, facts.dim, **known), ivf_cost(n, facts.dim, code=facts.code, **known)
 

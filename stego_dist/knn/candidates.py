@@ -33,15 +33,11 @@ class Candidates:
     def write(self, shard: str, share: range, found: Iterator[Best], queries: int, k: int) -> None:
         """Keep the lists of a shard's `queries` queries, which come in pieces, in order."""
         path = self._path(shard, share)
-        with atomic_path(path) as tmp:
-            array = np.lib.format.open_memmap(tmp, "w+", np.float64, (queries, 2, k))
-            start = 0
+        header = {"descr": "<f8", "fortran_order": False, "shape": (queries, 2, k)}
+        with atomic_path(path) as tmp, tmp.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
             for best in found:
-                piece = array[start : start + len(best.ids)]
-                piece[:, 0], piece[:, 1] = best.similarities, best.ids
-                start += len(best.ids)
-            array.flush()
-            del array
+                file.write(np.stack([best.similarities, best.ids], 1).data)
 
     def merged(self, shard: str, shares: Sequence[range]) -> Iterator[tuple[int, Best]]:
         """The lists over all shares, in pieces: (place of the first query in the shard, lists)."""

@@ -33,7 +33,7 @@ FEWEST_PER_CELL = 39
 """Below so many points a cell k-means is ill-posed (FAISS warns)."""
 KMEANS_ITERATIONS = 10
 PQ_CENTRES, PQ_POINTS, PQ_ITERATIONS = 256, 16384, 10
-PQ_DISTANCE = 600.0
+PQ_DISTANCE = 40.0
 """FLOP of a matrix product in the time that FAISS takes for one distance while it trains a product quantiser."""
 SCAN_SQ8 = 0.5
 """Time of scanning an 8-bit vector, for that of a float32 one (FAISS on one core, 384 wide)."""
@@ -97,20 +97,22 @@ def exact_cost(
     rates: Rates,
     memory: float,
     queries: int | None = None,
+    itemsize: int = HALF,
 ) -> Cost:
-    """Cost of the exact search of `queries` (default: all n) among n float16 descriptors of width `dim`.
+    """Cost of the exact search of `queries` (default: all n) among n descriptors of width `dim`.
 
-    memory: budget of a worker in bytes. Raises ConfigError when it is too little.
+    memory: budget of a worker in bytes; itemsize: bytes of a number of a descriptor.
+    Raises ConfigError when the budget is too little.
     """
     queries = n if queries is None else queries
-    stored, share = HALF * dim * n, math.ceil(n / workers)
-    sizes = plan_sizes(int(memory), share, dim, HALF, k + SLACK)
+    stored, share = itemsize * dim * n, math.ceil(n / workers)
+    sizes = plan_sizes(int(memory), share, dim, itemsize, k + SLACK)
     passes = 1 if sizes.resident else math.ceil(queries / sizes.queries)
-    held = FIXED + sizes.rows * dim * (HALF + FLOAT) + sizes.queries * query_bytes(dim, k + SLACK)
-    held += HALF * dim * share if sizes.resident else 0
+    held = FIXED + sizes.rows * dim * (itemsize + FLOAT) + sizes.queries * query_bytes(dim, k + SLACK)
+    held += itemsize * dim * share if sizes.resident else 0
     products = 2 * dim * n * queries / rates.flops / workers
     each = queries * rates.query_seconds / workers
-    read = passes * stored + workers * HALF * dim * queries
+    read = passes * stored + workers * itemsize * dim * queries
     phases = {"read": read / workers / rates.read_bytes, "products": products, "rescore": each}
     return Cost(
         method="exact",
@@ -137,8 +139,9 @@ def ivf_cost(
     nlist: int | None = None,
     code: Code = "flat",
     queries: int | None = None,
+    itemsize: int = HALF,
 ) -> Cost:
-    """Cost of training, building and searching an inverted file over n float16 descriptors of width `dim`.
+    """Cost of training, building and searching an inverted file over n descriptors of width `dim`.
 
     nlist: cells, default `default_cells(n)`. Training runs on one worker. Every worker ranks the cells for every query
     and scans its own share of them. The trial answers sampled queries exactly, and fewer by more and more cells.
@@ -158,12 +161,12 @@ def ivf_cost(
     trial = 2 * dim * n / workers * (SAMPLED / rates.flops + 2 * TUNED * relative / rates.scan_flops)
     look = queries * 2 * dim * (cells / rates.matmul_flops + relative * scanned / rates.scan_flops)
     each = queries * rates.query_seconds / workers
-    read = HALF * dim * (points + 2 * n + workers * queries)
+    read = itemsize * dim * (points + 2 * n + workers * queries)
     phases = {
-        "train": train + HALF * dim * points / rates.read_bytes,
-        "build": assign + HALF * dim * n / workers / rates.read_bytes,
-        "trial": trial + HALF * dim * n / workers / rates.read_bytes,
-        "search": look + each + HALF * dim * queries / rates.read_bytes,
+        "train": train + itemsize * dim * points / rates.read_bytes,
+        "build": assign + itemsize * dim * n / workers / rates.read_bytes,
+        "trial": trial + itemsize * dim * n / workers / rates.read_bytes,
+        "search": look + each + itemsize * dim * queries / rates.read_bytes,
     }
     index = n * (size + ID) + workers * cells * FLOAT * dim
     held = max(index / workers, points * FLOAT * dim)

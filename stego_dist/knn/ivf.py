@@ -50,7 +50,7 @@ def train_index(sample: Stored, n: int, code: Code, seed: int, path: Path) -> No
     import faiss
 
     dim, lists = sample.shape[1], default_cells(n)
-    kinds = {"flat": "Flat", "sq8": "SQ8", "pq": f"PQ{pq_bytes(dim)}"}
+    kinds = {"flat": "Flat", "sq8": "SQ8", "pq": f"PQ{pq_bytes(dim)}np"}
     if code == "pq" and len(sample) < 256:
         raise UserError(f"knn.ivf_code=pq needs at least 256 descriptors, there are {len(sample)}; use sq8 or flat")
     index: Any = faiss.index_factory(dim, f"IVF{lists},{kinds[code]}", faiss.METRIC_INNER_PRODUCT)

@@ -1,8 +1,7 @@
 """Lists of the nearest: exact similarities, merged by (−similarity, id), and what becomes of them in the table.
 
-Descriptors are unit vectors whose entries are multiples of 2⁻²⁴ (features/store.py), so every product is a multiple of
-2⁻⁴⁸ and every partial sum stays below 2: 49 bits, which float64 holds. An inner product in float64 is therefore exact
-in any order, on any library and any number of threads, and ties are true ties.
+Stored descriptors are such that their inner products are exact in float64 (features/descriptors.py), in any order, on
+any library and any number of threads; so ties are true ties.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stego_dist.knn.ranking import Neighbours
 from stego_dist.rundir import read_json, write_json
-from stego_dist.shardarrays import ShardArrays, read_marker, write_arrays
+from stego_dist.shardarrays import ShardArrays, declare_complete, read_marker, write_arrays
 
 FORMAT = "stego_dist.knn/2"
 REMEDY = "Build the table again with: stego-dist knn build CONFIG --overwrite"
@@ -40,7 +40,7 @@ def read_rows(root: Path, shard: str) -> NDArray[np.int64]:
 
 def write_manifest(root: Path, shards: list[str], fingerprint: Mapping[str, Any], **more: Any) -> None:
     """Declare the table complete."""
-    write_json(root / "manifest.json", {"format": FORMAT, "shards": shards, "fingerprint": dict(fingerprint), **more})
+    declare_complete(root, shards, FORMAT, fingerprint, REMEDY, **more)
 
 
 def choose_method(root: Path, method: str) -> None:
@@ -58,19 +58,19 @@ class KnnTable(ShardArrays):
     """Reads a complete table by memory map; what is refused, and how, is ShardArrays'."""
 
     def __init__(self, root: Path, fingerprint: Mapping[str, Any], remedy: str) -> None:
-        super().__init__(root, fingerprint, remedy, what="the KNN table", format=FORMAT, counted="ids")
-        self._open("similarities")  # a table that lacks them is damaged
+        super().__init__(root, fingerprint, remedy, what="the KNN table", format=FORMAT)
 
     def rows(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Neighbours (n, k) of samples (n,), best first, −1 where there are no more."""
-        return self._gather("ids", ids)
+        return self.gather("ids", ids)
 
     def similarities(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Cosines (n, k) of those neighbours."""
-        return self._gather("similarities", ids)
+        return self.gather("similarities", ids)
 
     def blocks(self, size: int) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.float32]]]:
         """All rows in order as (first id, neighbours (n, k), similarities (n, k)) with n ≤ size, inside shards."""
-        for start, ids, similarities in zip(self.starts.tolist(), self._open("ids"), self._open("similarities")):
+        for shard, start in enumerate(self.starts[:-1].tolist()):
+            ids, similarities = self.array("ids", shard), self.array("similarities", shard)
             for first in range(0, len(ids), size):
                 yield start + first, ids[first : first + size], similarities[first : first + size]

@@ -64,7 +64,7 @@ def show_table(config: Config, out: Path | None = None) -> dict[str, Any]:
         shown: dict[str, Any] = {
             "format": FORMAT,
             "table": str(table.root),
-            "method": manifest.get("method", "exact"),
+            "method": manifest["method"],
             "recall": manifest.get("recall"),
             "quantiles": list(QUANTILES),
             **asdict(statistics),
@@ -97,8 +97,8 @@ def _open(config: Config, shard_set: ShardSet | None) -> tuple[KnnTable, np.ndar
 
 def print_statistics(shown: dict[str, Any]) -> None:
     """The tables on stdout and where the files lie."""
-    recall = f", recall {_recall(shown['recall'])}" if shown["recall"] is not None else ""
-    console.out.print(_similarity_table(shown, f"{shown['method']}{recall}"))
+    recall = (f"{name} {value:.4g}" for name, value in (shown["recall"] or {}).items())
+    console.out.print(_similarity_table(shown, ", ".join([shown["method"], *recall])))
     console.out.print(_hub_table(shown))
     of = "all" if shown["sampled"] == shown["crops"] else f"{shown['sampled']:,} drawn"
     same = percent(shown["same_image"])
@@ -109,12 +109,6 @@ def print_statistics(shown: dict[str, Any]) -> None:
         console.out.print(f"{100 * shown['padded']:.3g} % of the entries are empty: there were no more neighbours.")
     if shown["picture"]:
         console.out.print(f"picture {shown['picture']}", soft_wrap=True)
-
-
-def _recall(recall: Any) -> str:
-    if isinstance(recall, dict):
-        return ", ".join(f"{key} {value:.4g}" for key, value in recall.items() if isinstance(value, int | float))
-    return f"{recall:.4g}"
 
 
 def _similarity_table(shown: dict[str, Any], how: str) -> Table:

@@ -5,7 +5,9 @@ What needs a cluster to be shown runs on a real one; the rest calls the same tas
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from stego_dist import rundir
 from stego_dist.config import Config
 from stego_dist.engine.inputs import knn_dir, knn_fingerprint, open_store, open_table
 from stego_dist.errors import StaleInputError, UserError
@@ -309,3 +312,25 @@ def test_auto_takes_what_is_estimated_to_be_cheaper(work, monkeypatch, capsys):
     monkeypatch.setattr(module, "choose", no_work)
     (knn_dir(config) / "manifest.json").unlink()
     build_table(config, FEATURES)  # goes on as it began
+
+
+def test_a_full_disk_is_named_and_what_is_finished_is_kept(work, monkeypatch):
+    build_table(config_at(work), FEATURES)
+    written = contents(work / "features" / "knn")
+    shutil.rmtree(work / "features" / "knn")
+    fsync, synced = rundir._fsync, []
+
+    def full(path: Path) -> None:
+        synced.append(path)
+        if len(synced) > 12:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(path)
+
+    alone(monkeypatch, 2)
+    monkeypatch.setattr(rundir, "_fsync", full)
+    with pytest.raises(UserError, match=r"cannot write to .*knn: the disk or the quota is full.*goes on from what is"):
+        build_table(config_at(work), FEATURES)
+    assert not list((work / "features").rglob("*.tmp")) and list((work / "features" / "knn").rglob("*.npy"))
+    monkeypatch.setattr(rundir, "_fsync", fsync)
+    build_table(config_at(work), FEATURES)
+    assert contents(work / "features" / "knn") == written

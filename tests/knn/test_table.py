@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -88,3 +89,11 @@ def test_is_done(root):
     (root / "parts" / "train-00001.json").write_text("")
     with pytest.raises(UserError, match="done-marker of shard train-00001 is damaged"):
         is_done(root, "train-00001", FINGERPRINT, REMEDY)
+
+
+def test_a_reader_travels_without_what_it_has_mapped(root, neighbours):
+    table = KnnTable(root, FINGERPRINT, REMEDY)
+    small = len(pickle.dumps(table))
+    table.rows(np.arange(10))
+    assert len(pickle.dumps(table)) == small
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(table)).rows(np.arange(10)), neighbours.ids)

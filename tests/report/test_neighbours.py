@@ -89,11 +89,15 @@ def test_a_run_serves_as_well_as_its_configuration(work, capsys):
 def test_tables_for_people(work, capsys):
     config_at(work)
     manifest = work / "features" / "knn" / "manifest.json"
-    value = {**json.loads(manifest.read_text()), "method": "ivf", "recall": {"@3": 0.975}}
+    value = {**json.loads(manifest.read_text()), "method": "ivf", "recall": {"recall@3": 0.975, "queries": 64}}
     manifest.write_text(json.dumps(value))
     assert main(["knn", "show", str(work / "config.yaml")]) == 0
     out = capsys.readouterr().out
-    assert "20 crops, k 5 (ivf, recall @3 0.975)" in out and "ranks 1–3 (trained on)" in out and "neighbours.png" in out
+    assert (
+        "20 crops, k 5 (ivf, recall@3 0.975, queries 64)" in out
+        and "ranks 1–3 (trained on)" in out
+        and "neighbours.png" in out
+    )
 
 
 def test_without_shards_the_numbers_remain(work, capsys):
