@@ -4,7 +4,8 @@ In: what the configuration fixes (`Facts`), what one worker does in a second (`F
 given), images, workers. Out: a dictionary as `stego-dist plan --json` prints it.
 
 Workers are taken to share all work but training evenly, and reading, computing and writing not to overlap. A rate that
-was measured alone is somewhat higher than what each of several workers on one machine reaches.
+was measured alone is somewhat higher than what each of several workers on one machine reaches. The start of workers,
+about ten seconds a job, is not counted.
 """
 
 from __future__ import annotations
@@ -86,6 +87,8 @@ class Facts:
     knn_memory: float
     """Bytes that a worker's search may hold."""
     knn_method: str
+    excludes_same_image: bool
+    """Whether the search knows the source image of every crop."""
     code: Code
     """How an inverted file keeps descriptors."""
     eval_resolution: int
@@ -122,6 +125,7 @@ def facts_of(config: Config, *, dim: int, stride: int, parameters: int, crops: i
         k=config.knn.k,
         knn_memory=config.knn.memory_gb * 1e9,
         knn_method=config.knn.method,
+        excludes_same_image=config.knn.exclude_same_image,
         code=config.knn.ivf_code,
         eval_resolution=config.eval.resolution,
         steps=config.train.steps,
@@ -159,7 +163,7 @@ def _estimate(images: int, facts: Facts, figures: Figures, workers: int) -> dict
     }
     exact, ivf = searches(n, facts, f, workers)
     for name, cost in (("knn exact", exact), ("knn ivf", ivf)):
-        memory = PROCESS_BYTES + SOURCE_BYTES * n + cost.memory_per_worker
+        memory = PROCESS_BYTES + (SOURCE_BYTES * n if facts.excludes_same_image else 0) + cost.memory_per_worker
         stages[name] = _stage(cost.seconds, cost.table_bytes, memory)
     for name in ("online", "bank"):
         stages[f"training {name}"] = _training(n, facts, f, workers, name)

@@ -41,8 +41,8 @@ SCAN_PQ = 2.2
 """Time of a table look-up of PQ, for that of one dimension of a float32 vector (FAISS on one core)."""
 QUERIES = 4096
 """Queries that are answered together."""
-SAMPLED, TUNED = 1280, 256
-"""Queries on which an inverted file's recall is measured, and those of them that choose how many cells are scanned."""
+SAMPLED, TUNED = 1024, 256
+"""Queries on which an inverted file's recall is measured, and those that choose how many cells are scanned."""
 PATIENCE_S = 3600.0
 """An exact search that takes no longer is not worth approximating."""
 
@@ -158,7 +158,7 @@ def ivf_cost(
     if code == "pq":
         train += size * PQ_CENTRES * min(points, PQ_POINTS) * PQ_ITERATIONS * PQ_DISTANCE / rates.matmul_flops
         assign += 2 * dim * PQ_CENTRES * n / rates.matmul_flops / workers
-    trial = 2 * dim * n / workers * (SAMPLED / rates.flops + 2 * TUNED * relative / rates.scan_flops)
+    trial = 2 * dim * n / workers * ((SAMPLED + TUNED) / rates.flops + 2 * TUNED * relative / rates.scan_flops)
     look = queries * 2 * dim * (cells / rates.matmul_flops + relative * scanned / rates.scan_flops)
     each = queries * rates.query_seconds / workers
     read = itemsize * dim * (points + 2 * n + workers * queries)

@@ -15,8 +15,8 @@ from tests.tiny import build_shards, config_at
 
 FACTS = Facts(
     dim=384, grid=28, resolution=224, crops=5, parameters=22_000_000, embed_batch=16, descriptor_bytes=2, k=30,
-    knn_memory=2e9, knn_method="auto", code="flat", eval_resolution=320, steps=7000, batch=32, group=16,
-    features="online", label_classes=27, label_stride=1,
+    knn_memory=2e9, knn_method="auto", excludes_same_image=False, code="flat", eval_resolution=320, steps=7000,
+    batch=32, group=16, features="online", label_classes=27, label_stride=1,
 )  # fmt: skip
 FIGURES = Figures(
     pack=100, sample_bytes=50_000, embed=200, train=4, knn_flops=4e10, knn_matmul_flops=8e10, knn_scan_flops=1e10,
@@ -34,6 +34,8 @@ def test_stages_by_hand():
     assert stages["embedding"]["seconds"] == pytest.approx(n / 200 / 4 + n * 768 / 5e8 / 4)
     assert stages["bank"]["bytes"] == n * (384 * 28 * 28 * 2 + 224 * 224)
     assert stages["knn exact"]["bytes"] == n * 30 * 12
+    same = estimate(100_000, replace(FACTS, excludes_same_image=True), FIGURES, 4)["stages"]["knn exact"]
+    assert same["memory_per_worker"] == pytest.approx(stages["knn exact"]["memory_per_worker"] + 8 * n)
     # two groups: two of the four workers train, a group and its neighbours each
     assert sharing(FACTS, 4) == 2
     assert stages["training online"]["seconds"] == pytest.approx(7000 * (1 / 4 + 32 / 200))
