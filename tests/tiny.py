@@ -33,7 +33,15 @@ TREE: dict[str, Any] = {
     "loss": {"points": 3, "negatives": 2, "group_size": 4},
     "knn": {"k": 5, "positives": 3},
     "features": {"batch_size": 4},
-    "train": {"steps": 6, "batch_size": 8, "features": "bank", "log_every": 1, "checkpoint_every": 2},
+    "train": {
+        "steps": 6,
+        "batch_size": 8,
+        "features": "bank",
+        "log_every": 1,
+        "checkpoint_every": 2,
+        "validate_every": 0,
+        "trackers": [],
+    },
     "clusters": {"restarts": 2, "iterations": 10},
     "eval": {"resolution": 40, "batch_size": 3, "panels": 2},
 }

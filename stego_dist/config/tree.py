@@ -8,16 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, no unknown keys, finite numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+from stego_dist.config.section import Fraction, Positive, Section
+from stego_dist.config.train import TrainConfig
 
 
 class StorageConfig(Section):
@@ -66,7 +60,7 @@ class BackboneConfig(Section):
     """ViT: how positional embeddings meet another grid: as the published ViT does, or as timm does."""
     stride: Literal[4, 8, 16, 32] | None = None
     """CNN: stride of the feature map that is taken; none is the last map."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default_factory=dict)
     """More arguments for timm.create_model, for instance img_size."""
 
 
@@ -155,33 +149,6 @@ class KnnConfig(Section):
     """What a worker's search may hold (10⁹ bytes), beside the libraries; the table doesn't change with it."""
 
 
-class TrainConfig(Section):
-    """Optimisation."""
-
-    steps: Positive = 5000
-    """Optimiser steps."""
-    batch_size: Positive = 16
-    """Images of the global batch, over all processes; a multiple of loss.group_size."""
-    features: Literal["online", "bank"] = "online"
-    """Run the backbone in every step, or read its features from the bank."""
-    lr_head: Annotated[float, Field(gt=0)] = 5e-4
-    """Adam's learning rate of the head."""
-    lr_probes: Annotated[float, Field(gt=0)] = 5e-3
-    """Adam's learning rate of both probes."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Autocast of backbone and head; the loss is always float32."""
-    linear_stride: Positive = 1
-    """The linear probe's loss takes every n-th pixel of each axis; 1 is every pixel."""
-    non_finite: Literal["stop", "skip"] = "stop"
-    """A loss that is not finite: stop with an error, or leave the step out and count it."""
-    log_every: Positive = 10
-    """Steps between lines of metrics.jsonl."""
-    checkpoint_every: Positive = 500
-    """Steps between checkpoints."""
-    keep_checkpoints: Positive = 2
-    """Newest checkpoints that are kept."""
-
-
 class ClustersConfig(Section):
     """The clusters that unsupervised segmentation assigns."""
 
@@ -254,6 +221,18 @@ class Config(Section):
             problems.append(
                 f"train.batch_size: {self.train.batch_size} is not a multiple of loss.group_size "
                 f"({self.loss.group_size}); take {self.loss.group_size * max(1, self.groups)} or another multiple."
+            )
+        elif self.groups % self.train.accumulate:
+            fitting = " or ".join(str(n) for n in range(1, self.groups + 1) if self.groups % n == 0)
+            problems.append(
+                f"train.accumulate: {self.groups} group(s) can't be cut into {self.train.accumulate} equal parts; "
+                f"with train.batch_size={self.train.batch_size} and loss.group_size={self.loss.group_size} "
+                f"take {fitting}."
+            )
+        if self.train.select != "last" and self.train.validate_every == 0:
+            problems.append(
+                f"train.select: {self.train.select} chooses by validation, which train.validate_every=0 turns off; "
+                "set it to a number of steps, or train.select=last."
             )
         if self.knn.positives >= self.knn.k:
             problems.append(

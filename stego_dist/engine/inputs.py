@@ -135,13 +135,14 @@ def provenance(inputs: Fingerprint) -> dict[str, Any]:
 
 def share_of_rank(config: Config, rank: int, ranks: int) -> tuple[range, range]:
     """A rank's slots of the global batch and its groups. Raises ConfigError saying how many ranks would fit."""
-    groups, size = config.groups, config.loss.group_size
-    if groups % ranks:
-        fitting = " or ".join(str(n) for n in range(1, groups + 1) if groups % n == 0)
+    groups, size, parts = config.groups, config.loss.group_size, config.train.accumulate
+    if groups % (ranks * parts):
+        fitting = " or ".join(str(n) for n in range(1, groups + 1) if groups % (n * parts) == 0)
+        cut = f" in {parts} parts each (train.accumulate)" if parts > 1 else ""
         raise ConfigError(
-            f"train.batch_size: {config.train.batch_size} images are {groups} group(s) of {size} "
-            f"(loss.group_size), which {ranks} processes can't share; with this batch use {fitting} process(es), "
-            f"or set train.batch_size to a multiple of {size * ranks}"
+            f"train.batch_size: {config.train.batch_size} images are {groups} group(s) of {size} (loss.group_size), "
+            f"which {ranks} processes can't share{cut}; with this batch use {fitting} process(es), or set "
+            f"train.batch_size to a multiple of {size * ranks * parts}"
         )
     each = groups // ranks
     mine = range(rank * each, (rank + 1) * each)
@@ -158,6 +159,5 @@ def loss_settings(config: Config) -> LossSettings:
         (shifts[0], shifts[1], shifts[2]),
         loss.centring,
         loss.clamp,
-        config.train.linear_stride,
         loss.contrastive_crf_weight,
     )
