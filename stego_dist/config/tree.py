@@ -245,6 +245,11 @@ class Config(Section):
                 "loss.contrastive_crf_weight: the contrastive CRF term needs the images, which the bank does not "
                 "hold; set train.features=online or the weight to 0."
             )
+        if (self.train.linear_points or 0) > self.data.resolution:
+            problems.append(
+                f"train.linear_points: {self.train.linear_points} rows and columns are more than the "
+                f"{self.data.resolution} that a training image has; leave it out to take every pixel."
+            )
         if not any(pair.weight for pair in (self.loss.self_pair, self.loss.knn_pair, self.loss.random_pair)):
             problems.append("loss: all three weights are 0, so nothing would be trained; set at least one above 0.")
         return problems

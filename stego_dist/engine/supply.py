@@ -9,13 +9,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.order import Order
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.feed import BankFeed, Feed, NeighbourDraw, OnlineFeed
 from stego_dist.engine.inputs import open_store
 from stego_dist.errors import UserError
-from stego_dist.features.bank import Bank, hold_bank
+from stego_dist.features.bank import Bank, MappedBank, bank_bytes, hold_bank
 from stego_dist.knn.table import KnnTable
 from stego_dist.models.backbone import Backbone
 from stego_dist.rundir import Fingerprint
@@ -36,7 +37,10 @@ def open_bank(config: Config, fingerprint: Fingerprint, device: torch.device) ->
         raise UserError(
             f"train.features=bank, but {store.root} holds no dense features; run `stego-dist features CONFIG`"
         )
-    return hold_bank(store, config.train.bank, device)
+    bank = hold_bank(store, config.train.bank, device)
+    how = "read by memory map" if isinstance(bank, MappedBank) else f"held on {device.type}"
+    console.say(f"the bank {store.root} ({bank_bytes(store) / 1e9:.1f} GB) is {how}")
+    return bank
 
 
 def open_feed(config: Config, samples: ShardSamples, table: KnnTable, bank: Bank | None, slots: range) -> Feed:

@@ -64,7 +64,9 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False, draw
             except BaseException as error:
                 reason = explained(error, run, accelerator)
                 record_failure(run, accelerator, reason, **trainer.status() if trainer else {"step": 0})
-                raise reason from (None if reason is error else error)
+                if reason is error:
+                    raise
+                raise reason from error
         finally:
             accelerator.end_training()
 
@@ -222,7 +224,8 @@ class Trainer:
 
     def _write_status(self, state: str, exit_code: int | None) -> None:
         if self.accelerator.is_main_process:
-            self.run.write_status(state, exit_code=exit_code, **self.status())
+            with writing_to(self.run.root, REMEDY):
+                self.run.write_status(state, exit_code=exit_code, **self.status())
 
     def _finish(self) -> None:
         """The chosen weights and their k-means clusters become the model. Raises Stopped."""

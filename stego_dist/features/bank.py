@@ -63,6 +63,8 @@ class ResidentBank:
         self.device, self.labelled = device, store.has_labels
         self._features = _load(store, "bank", device)
         self._labels = _load(store, "labels", device) if self.labelled else None
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # other streams read it
 
     def features(self, ids: Ids) -> Tensor:
         """Dense features (n, C, h, w), float16."""

@@ -14,6 +14,7 @@ import torch
 
 from stego_dist.cli import main
 from stego_dist.engine import clusters, validate
+from stego_dist.engine.feed import Batch
 from stego_dist.engine.learner import Learner
 from stego_dist.engine.monitor import Monitor
 
@@ -105,8 +106,8 @@ def fill_disk(folder: str) -> None:
     _after_step("3", fill)
 
 
-def _spoil(what: Callable[[Learner, object, slice], None]) -> None:
-    """Apply `what` to the slots of the second half of every global batch."""
+def _spoil(what: Callable[[Batch, slice, int], None]) -> None:
+    """Apply `what` to batches, with their rows that belong to the second half of the global batch, and the step."""
     gradients = Learner.gradients
 
     def wrapped(self, batch, step):
