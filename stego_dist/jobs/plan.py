@@ -24,12 +24,14 @@ INDEX_BYTES = 42
 """Memory of a sample's offsets, source and crop number, in every process that reads shards."""
 SOURCE_BYTES, ORDER_BYTES = 8, 8
 """A sample's source image, in a process that searches; its place in the epoch's order, in one that trains."""
-ACTIVATIONS = 12
-"""Floats alive at once in a frozen backbone, for each float of its output."""
+ACTIVATIONS = 24
+"""Floats alive at once in a frozen backbone, for each float of its output (measured with ViTs on a CPU)."""
 EVALUATED = 1000
 """Images whose evaluation is estimated, without CRF."""
-TRAINING_MAPS = 12
-"""Maps of the features' size alive in a training step: inputs, dropped ones, hidden layer, gradients."""
+TRAINING_MAPS = 7
+"""Maps alive in a training step for each of an anchor or neighbour (measured with ViT-S/8 on a CPU)."""
+LABEL_BYTES = 48 * 2**20
+"""What the linear probe's loss holds at a time, whatever the batch (losses/linear.py)."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,8 @@ class Facts:
     """train.features: what the total counts."""
     label_classes: int
     """Classes of the linear probe; 0 without labels."""
-    label_stride: int
+    accumulate: int
+    """Parts of a process's share of the batch."""
 
     @property
     def crop_features(self) -> int:
@@ -133,7 +136,7 @@ def facts_of(config: Config, *, dim: int, stride: int, parameters: int, crops: i
         group=config.loss.group_size,
         features=config.train.features,
         label_classes=classes,
-        label_stride=config.train.linear_stride,
+        accumulate=config.train.accumulate,
     )
 
 
@@ -215,10 +218,9 @@ def embed_memory(facts: Facts, scale: float = 1.0) -> float:
 
 def train_memory(facts: Facts, images: int) -> float:
     """Bytes of a process that trains on `images` of a batch, without offsets and backbone."""
-    maps = 2 * images * TRAINING_MAPS * facts.crop_features * 4
-    side = facts.resolution // facts.label_stride
-    labels = images * (facts.resolution**2 * 3 + 3 * 4 * facts.label_classes * side**2)
-    return PROCESS_BYTES + maps + labels
+    at_once = math.ceil(images / facts.accumulate)
+    maps = 4 * 2 * at_once * TRAINING_MAPS * facts.crop_features
+    return PROCESS_BYTES + maps + (at_once * facts.resolution**2 + LABEL_BYTES if facts.label_classes else 0)
 
 
 def sharing(facts: Facts, workers: int) -> int:

@@ -34,6 +34,8 @@ from stego_dist.data.plan import BuildOptions
 from stego_dist.data.samples import ShardSamples
 from stego_dist.data.sources import Source, open_image
 from stego_dist.data.transforms import to_training_view
+from stego_dist.engine.feed import Batch
+from stego_dist.engine.forward import Forward
 from stego_dist.engine.inputs import AUTOCAST, loss_settings
 from stego_dist.engine.step import TrainStep, parameter_groups
 from stego_dist.errors import UserError
@@ -41,7 +43,6 @@ from stego_dist.jobs.plan import Figures
 from stego_dist.knn.cost import measure_rates
 from stego_dist.knn.kernels import kernel
 from stego_dist.knn.threads import one_thread
-from stego_dist.losses.draws import draw_step
 from stego_dist.models.backbone import Backbone, descriptors
 from stego_dist.models.segmenter import Segmenter
 
@@ -204,8 +205,12 @@ def _embedding(subject: Subject) -> tuple[dict[str, float], dict[str, str]]:
 
 
 def _training(subject: Subject) -> tuple[dict[str, float], dict[str, str]]:
-    """Groups/s of the training step on features that are there: forward, backward, optimiser."""
+    """Groups/s of the training step on features that are there: forward, backward, optimiser; not compiled."""
     config, backbone = subject.config, subject.backbone
+    still = {"compile": False}, {"contrastive_crf_weight": 0.0}  # compiling takes a minute, the CRF term wants images
+    plain = config.model_copy(
+        update={"train": config.train.model_copy(update=still[0]), "loss": config.loss.model_copy(update=still[1])}
+    )
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size, grid = config.loss.group_size, config.data.resolution // backbone.stride
     segmenter = Segmenter(
@@ -216,19 +221,16 @@ def _training(subject: Subject) -> tuple[dict[str, float], dict[str, str]]:
         num_classes=subject.classes or None,
     )
     step = TrainStep(segmenter, loss_settings(config)).to(device)
+    forward = Forward(plain, step, backbone, online=False)
     optimiser = torch.optim.Adam(parameter_groups(segmenter, config.train.lr_head, config.train.lr_probes))
-    feats = torch.randn(2, size, backbone.dim, grid, grid).half()
-    labels = None
+    ids, maps, labels = torch.arange(size), torch.randn(2, size, backbone.dim, grid, grid).half(), None
     if subject.classes:
-        labels = torch.randint(0, subject.classes, (size, config.data.resolution, config.data.resolution)).to(device)
+        labels = torch.randint(0, subject.classes, (size, *(config.data.resolution,) * 2), dtype=torch.uint8)
+    batch = Batch(ids, ids, maps[0], maps[1], labels)
 
     def train() -> None:
-        draws = draw_step(
-            seed=0, step=0, groups=range(1), size=size, points=config.loss.points, negatives=config.loss.negatives,
-            channels=backbone.dim, dropout=config.head.dropout,
-        ).to(device)  # fmt: skip
-        loss, _ = step(*feats.to(device), draws, labels, 1e-6)
-        loss.backward()
+        loss, _ = forward(batch.to(device), step=0, groups=range(1), label_scale=torch.tensor(1e-6, device=device))
+        torch.autograd.backward(loss)
         optimiser.step()
         optimiser.zero_grad()
         loss.item()

@@ -16,7 +16,7 @@ from tests.tiny import build_shards, config_at
 FACTS = Facts(
     dim=384, grid=28, resolution=224, crops=5, parameters=22_000_000, embed_batch=16, descriptor_bytes=2, k=30,
     knn_memory=2e9, knn_method="auto", excludes_same_image=False, code="flat", eval_resolution=320, steps=7000,
-    batch=32, group=16, features="online", label_classes=27, label_stride=1,
+    batch=32, group=16, features="online", label_classes=27, accumulate=1,
 )  # fmt: skip
 FIGURES = Figures(
     pack=100, sample_bytes=50_000, embed=200, train=4, knn_flops=4e10, knn_matmul_flops=8e10, knn_scan_flops=1e10,
@@ -143,3 +143,11 @@ def test_facts_come_from_the_configuration(tmp_path):
     assert (facts.grid, facts.resolution, facts.k, facts.batch, facts.group, facts.features) == (4, 32, 5, 8, 4, "bank")
     assert facts.bank_bytes == 24 * 4 * 4 * 2 + 32 * 32
     assert replace(facts, label_classes=0).bank_bytes == 24 * 4 * 4 * 2
+
+
+def test_accumulation_and_labels_change_what_training_holds():
+    whole, parts, plain = (
+        estimate(1000, facts, FIGURES, 1)["stages"]["training bank"]["memory_per_worker"]
+        for facts in (FACTS, replace(FACTS, accumulate=2), replace(FACTS, label_classes=0))
+    )
+    assert plain < whole and whole - parts == pytest.approx(16 * (8 * 7 * 384 * 28 * 28 + 224 * 224))
