@@ -54,6 +54,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
             tmp.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Remove what a killed writer of `atomic_path` left directly in `folder`; returns what there was."""
+    left = sorted(folder.glob(".*.????????.tmp"))
+    for path in left:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return left
+
+
 @contextlib.contextmanager
 def writing_to(folder: Path, remedy: str) -> Iterator[None]:
     """Turn an OSError of what is written into `folder` into a UserError that names both and says what to do."""
@@ -166,6 +177,21 @@ class RunDir:
     def results(self) -> Path:
         """Every number of the evaluation."""
         return self.root / "results.json"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's event files."""
+        return self.root / "tensorboard"
+
+    @property
+    def samples(self) -> Path:
+        """Pictures of a few validation images, one file a validation."""
+        return self.root / "samples"
+
+    @property
+    def profile(self) -> Path:
+        """Traces of torch's profiler."""
+        return self.root / "profile"
 
     @property
     def panels(self) -> Path:

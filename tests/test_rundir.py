@@ -16,6 +16,7 @@ from stego_dist.rundir import (
     code_revision,
     digest,
     read_json,
+    remove_leftovers,
     sha256_file,
     write_json,
 )
@@ -68,6 +69,18 @@ def test_two_writers_do_not_share_a_temporary_file(tmp_path):
         first.write_text("first")
         second.write_text("second")
     assert (tmp_path / "x").read_text() == "first"  # the outer one is renamed last
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / ".hidden.tmp").write_text("the user's")
+    with atomic_path(tmp_path / "a.json") as file, atomic_path(tmp_path / "folder") as folder:
+        file.write_text("half")
+        folder.mkdir()
+        assert remove_leftovers(tmp_path) == sorted([file, folder])
+        assert [p.name for p in tmp_path.iterdir()] == [".hidden.tmp"]
+        file.write_text("")
+        folder.mkdir()
+    assert remove_leftovers(tmp_path / "none") == []
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, {"deep": [1.0, -math.inf]}])

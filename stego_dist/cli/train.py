@@ -16,9 +16,19 @@ def add_parser(verbs: Any) -> None:
         epilog=(
             "examples:\n"
             "  stego-dist train configs/camvid11_vitti16.yaml\n"
-            "  accelerate launch --config_file launchers/accelerate/gpus.yaml -m stego_dist train CONFIG\n"
-            "  stego-dist train CONFIG --resume        continue after a stop (exit code 75) or a crash\n"
-            "  stego-dist train CONFIG train.steps=200 run_dir=runs/short"
+            "  stego-dist train CONFIG train.steps=200 run_dir=runs/short\n"
+            "  stego-dist train CONFIG --resume                    after a stop (exit code 75) or a crash\n"
+            "  stego-dist train CONFIG --resume train.steps=9000   go on for longer\n"
+            "  stego-dist train CONFIG train.accumulate=2          half the memory, same result (2 groups or more)\n"
+            "several processes, as many as divide the groups; the number may change with --resume:\n"
+            "  accelerate launch --config_file launchers/accelerate/gpus.yaml --num_processes 4 \\\n"
+            "      -m stego_dist train CONFIG --resume\n"
+            "two machines of 8 GPUs, on machine R (0 or 1) of which HOST is the first:\n"
+            "  accelerate launch --config_file launchers/accelerate/gpus.yaml --num_processes 16 --num_machines 2 \\\n"
+            "      --machine_rank R --main_process_ip HOST --main_process_port 29500 -m stego_dist train CONFIG\n\n"
+            "exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 stopped by SIGTERM or SIGUSR1 and saved\n"
+            "(continue with --resume), 130 interrupted. accelerate launch turns all but 0 into 1; RUN/status.json has\n"
+            "the run's own. Look at RUN/metrics.jsonl, RUN/samples, and tensorboard --logdir RUN/tensorboard."
         ),
     )
     add_config(parser)
@@ -31,5 +41,6 @@ def run(args: argparse.Namespace) -> int:
     """Train; 0 done, 75 saved and to be resumed."""
     config = config_of(args)
     from stego_dist.engine.train import train
+    from stego_dist.report.panels import write_samples
 
-    return train(config, resume=args.resume, overwrite=args.overwrite)
+    return train(config, resume=args.resume, overwrite=args.overwrite, draw=write_samples)

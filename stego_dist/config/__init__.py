@@ -1,6 +1,7 @@
 """The typed configuration tree and how it is loaded: YAML, then `section.key=value` overrides."""
 
 from stego_dist.config.load import dump_config, load_config
+from stego_dist.config.train import TrainConfig
 from stego_dist.config.tree import (
     BackboneConfig,
     ClustersConfig,
@@ -13,7 +14,6 @@ from stego_dist.config.tree import (
     LossConfig,
     PairConfig,
     StorageConfig,
-    TrainConfig,
 )
 
 __all__ = [

@@ -32,15 +32,21 @@ class Checkpoint:
     optimiser: dict[str, Tensor]
     """Flat: `{parameter number}.{name}`."""
     extra: dict[str, Any]
-    """JSON-able: the gradient scaler's state, counters."""
+    """JSON-able: counters, what validation selected, warnings, the gradient scaler's state."""
 
 
-def save(root: Path, checkpoint: Checkpoint, keep: int) -> Path:
-    """Write a checkpoint below `root` and delete all but the newest `keep`. Raises UserError: disk full, not writable.
+def path_of(root: Path, step: int) -> Path:
+    """Where the checkpoint after `step` steps lies."""
+    return root / f"step-{step:08d}"
 
+
+def save(root: Path, checkpoint: Checkpoint, keep: int, *, also: int | None = None) -> Path:
+    """Write a checkpoint below `root`; delete all but the newest `keep` and that of step `also`.
+
+    Raises UserError: disk full, not writable.
     A failed write leaves the earlier checkpoints as they are.
     """
-    path = root / f"step-{checkpoint.step:08d}"
+    path = path_of(root, checkpoint.step)
     try:
         with atomic_path(path) as tmp:
             tmp.mkdir(parents=True)
@@ -54,7 +60,8 @@ def save(root: Path, checkpoint: Checkpoint, keep: int) -> Path:
         at = f"the last complete one is {newest[-1]}" if newest else "there is none yet"
         raise UserError(f"could not write checkpoint {path}: {error}; {at}; free space and resume") from None
     for old in available(root)[:-keep]:
-        shutil.rmtree(old)
+        if also is None or old != path_of(root, also):
+            shutil.rmtree(old)
     return path
 
 
@@ -63,17 +70,24 @@ def available(root: Path) -> list[Path]:
     return sorted(path.parent for path in root.glob("step-*/state.json"))
 
 
+def newest_step(root: Path) -> int:
+    """The step of the newest checkpoint that looks complete; 0 when there is none."""
+    found = available(root)
+    return int(found[-1].name.removeprefix("step-")) if found else 0
+
+
 def load_newest(root: Path) -> Checkpoint | None:
     """The newest checkpoint that is whole; a damaged one is passed over with a warning. None when there is none."""
     for path in reversed(available(root)):
         try:
-            return _load(path)
+            return load(path)
         except (UserError, OSError, KeyError, safetensors.SafetensorError) as error:
             console.warn(f"checkpoint {path} is damaged ({error}); falling back to the one before")
     return None
 
 
-def _load(path: Path) -> Checkpoint:
+def load(path: Path) -> Checkpoint:
+    """Read one checkpoint. Raises UserError, OSError, KeyError or SafetensorError when it is damaged."""
     state = read_json(path / "state.json", "the checkpoint's state", "The one before is used.")
     for name in FILES:
         if sha256_file(path / name) != state["files"][name]:

@@ -6,7 +6,10 @@ the order of the images, and clustered on the main process: ranks change the poi
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import numpy as np
 import torch
@@ -30,18 +33,23 @@ def draw_codes(
     count: int,
     features: FeaturesOf,
     encode: Callable[[Tensor], Tensor],
+    check: Callable[[], None] = lambda: None,
 ) -> NDArray[np.float32]:
     """Codes (P, D) of a sample of the `count` training images, in the order of the images; the same on all ranks.
 
-    clusters.images and clusters.points bound images and codes. `encode` maps features to codes.
+    clusters.images and clusters.points bound images and codes. `encode` maps features to codes. `check` is called
+    equally often on all ranks, between chunks of images; it may raise to give up.
     """
     rng = generator(config.seed, "cluster images")
     ids = torch.randperm(count, generator=rng)[: config.clusters.images].sort().values.numpy()
     share = np.array_split(ids, accelerator.num_processes)[accelerator.process_index]
     per_image = -(-config.clusters.points // len(ids))
     drawn = []
-    for first in range(0, len(share), CHUNK):
+    for first in range(0, -(-len(ids) // accelerator.num_processes), CHUNK):  # of the longest share
+        check()
         chunk = share[first : first + CHUNK]
+        if not len(chunk):
+            continue
         codes = encode(features(chunk)).float().flatten(2).transpose(1, 2).cpu()
         for i, code in zip(chunk, codes):
             picked = torch.randperm(len(code), generator=generator(config.seed, "cluster points", int(i)))[:per_image]
@@ -56,3 +64,25 @@ def find_clusters(config: Config, codes: NDArray[np.float32], clusters: int) -> 
     c = config.clusters
     centres = spherical_kmeans(codes, clusters, restarts=c.restarts, iterations=c.iterations, seed=config.seed)
     return torch.from_numpy(centres)
+
+
+def find_clusters_unless(
+    stopped: Callable[[], bool], config: Config, codes: NDArray[np.float32], clusters: int
+) -> Tensor | None:
+    """`find_clusters` in a thread, None as soon as `stopped` says so: Python hears no signal inside of k-means.
+
+    A thread that is given up ends with the process.
+    """
+    found: Future[Tensor] = Future()
+
+    def work() -> None:
+        try:
+            found.set_result(find_clusters(config, codes, clusters))
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    while not stopped():
+        with contextlib.suppress(TimeoutError):
+            return found.result(timeout=0.1)
+    return None

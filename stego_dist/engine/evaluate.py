@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,6 +95,20 @@ def _collate(items: list[View | UserError]) -> tuple[list[int], Tensor, Tensor |
     )
 
 
+def evaluation_views(
+    config: Config, samples: ShardSamples, ids: Sequence[int]
+) -> Iterator[tuple[list[int], Tensor, Tensor | None]]:
+    """Ids, uint8 images (B, 3, R, R) and uint8 labels (B, R, R) of `ids` in batches, at the evaluation's size.
+
+    Read in worker processes. Raises UserError for unreadable samples.
+    """
+    views = _Views(samples, ids, config.eval.resolution, config.data.image_resize)
+    for loaded in DataLoader(views, config.eval.batch_size, num_workers=config.data.workers, collate_fn=_collate):
+        if isinstance(loaded, UserError):
+            raise loaded
+        yield loaded
+
+
 def evaluate(
     config: Config,
     accelerator: Accelerator,
@@ -115,8 +129,6 @@ def evaluate(
     shard_set = ShardSet.open(config.data.shards, config.data.storage)
     samples = ShardSamples(shard_set, config.data.eval_split)
     mine = range(accelerator.process_index, len(samples), accelerator.num_processes)
-    views = _Views(samples, mine, e.resolution, config.data.image_resize)
-    loader = DataLoader(views, e.batch_size, num_workers=config.data.workers, collate_fn=_collate)
     names = [*clusters] + [LINEAR] * (segmenter.linear is not None)
     headline = e.clusters if e.clusters in clusters else clusters[0]
     refined = [] if not samples.split.labelled else _refined_names(e.crf, headline, names)
@@ -131,10 +143,7 @@ def evaluate(
     )
     try:
         with console.progress(title, len(mine)) as bar:
-            for loaded in loader:
-                if isinstance(loaded, UserError):
-                    raise loaded
-                ids, images, labels = loaded
+            for ids, images, labels in evaluation_views(config, samples, mine):
                 images = images.to(accelerator.device)
                 with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
                     code = flip_averaged_code(backbone, segmenter.head, images, e.flip)
@@ -150,7 +159,7 @@ def evaluate(
                             tally.add_refined(pool.finished())
                 for place, i in enumerate(ids):
                     if i in pictured:
-                        panels[i] = _panel(samples.name(i), images[place], signed, winners, place)
+                        panels[i] = make_panel(samples.name(i), images[place], signed, winners, place)
                 bar.advance(len(ids))
         if pool is not None:
             tally.add_refined(pool.finished(everything=True))
@@ -179,7 +188,8 @@ def _refined_names(crf: str, headline: str, names: list[str]) -> list[str]:
     return [name for name in wanted if name in names]
 
 
-def _panel(name: str, image: Tensor, labels: Tensor | None, winners: dict[str, Tensor], place: int) -> Panel:
+def make_panel(name: str, image: Tensor, labels: Tensor | None, winners: dict[str, Tensor], place: int) -> Panel:
+    """A panel of the uint8 image (3, H, W) that has this place in a batch of labels and predictions (B, H, W)."""
     predictions = {kind: winner[place].to(torch.int16).cpu().numpy() for kind, winner in winners.items()}
     label = None if labels is None else labels[place].cpu().numpy()
     return Panel(name, image.permute(1, 2, 0).cpu().numpy(), label, predictions)
@@ -222,6 +232,9 @@ def _score(evaluation: Evaluation, counts: dict[str, Matrix], labelled: ShardSet
     """Fill in results: scores by name with labels, shares of clusters without."""
     results = evaluation.results
     results["labelled"] = labelled is not None
+    results["largest_cluster"] = {
+        name: float(matrix.sum(1).max() / max(1, matrix.sum())) for name, matrix in counts.items() if name in CLUSTERS
+    }
     if labelled is None:
         results["cluster_shares"] = {
             name: [float(v) for v in matrix[:, 0] / max(1, matrix.sum())] for name, matrix in counts.items()

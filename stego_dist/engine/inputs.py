@@ -15,7 +15,7 @@ from stego_dist.data.manifest import ShardSet
 from stego_dist.engine.step import LossSettings
 from stego_dist.errors import ConfigError
 from stego_dist.features.store import FeatureStore
-from stego_dist.knn.table import KnnTable
+from stego_dist.knn.table import KnnTable, chosen_method
 from stego_dist.models.backbone import Backbone
 from stego_dist.models.segmenter import Segmenter
 from stego_dist.rundir import Fingerprint, code_revision
@@ -66,10 +66,14 @@ def cluster_count(config: Config, shard_set: ShardSet) -> int:
 
 def features_fingerprint(config: Config, shard_set: ShardSet, backbone: Backbone) -> Fingerprint:
     """Everything that the feature store depends on."""
-    split = shard_set.split(config.data.train_split)
+    return fingerprint_over(config, shard_set.split(config.data.train_split).fingerprint, backbone)
+
+
+def fingerprint_over(config: Config, shards: str, backbone: Backbone) -> Fingerprint:
+    """The same by the training split's own fingerprint."""
     return {
-        "data.train_split": split.name,
-        "shards": split.fingerprint,
+        "data.train_split": config.data.train_split,
+        "shards": shards,
         "data.resolution": config.data.resolution,
         "data.image_resize": config.data.image_resize,
         "backbone.name": backbone.name,
@@ -79,12 +83,26 @@ def features_fingerprint(config: Config, shard_set: ShardSet, backbone: Backbone
         "backbone.stride": config.backbone.stride,
         "backbone.options": config.backbone.options or None,
         "features.precision": config.features.precision,
+        "features.descriptors": config.features.descriptors,
     }
 
 
 def knn_fingerprint(config: Config, features: Fingerprint) -> Fingerprint:
-    """Everything that the neighbour table depends on; blocks, workers and library are not among it."""
-    return {**features, "knn.k": config.knn.k, "knn.exclude_same_image": config.knn.exclude_same_image}
+    """Everything that the neighbour table depends on; memory, workers and library are not among it.
+
+    With knn.method=auto the method is the one that was chosen when the table was begun.
+    """
+    knn = config.knn
+    method = chosen_method(knn_dir(config)) if knn.method == "auto" else knn.method
+    approximate = {"knn.ivf_code": knn.ivf_code, "knn.recall": knn.recall} if method == "ivf" else {}
+    return {
+        **features,
+        "knn.k": knn.k,
+        "knn.exclude_same_image": knn.exclude_same_image,
+        "knn.min_similarity": knn.min_similarity,
+        "knn.method": method,
+        **approximate,
+    }
 
 
 def knn_dir(config: Config) -> Path:
@@ -117,13 +135,14 @@ def provenance(inputs: Fingerprint) -> dict[str, Any]:
 
 def share_of_rank(config: Config, rank: int, ranks: int) -> tuple[range, range]:
     """A rank's slots of the global batch and its groups. Raises ConfigError saying how many ranks would fit."""
-    groups, size = config.groups, config.loss.group_size
-    if groups % ranks:
-        fitting = " or ".join(str(n) for n in range(1, groups + 1) if groups % n == 0)
+    groups, size, parts = config.groups, config.loss.group_size, config.train.accumulate
+    if groups % (ranks * parts):
+        fitting = " or ".join(str(n) for n in range(1, groups + 1) if groups % (n * parts) == 0)
+        cut = f" in {parts} parts each (train.accumulate)" if parts > 1 else ""
         raise ConfigError(
-            f"train.batch_size: {config.train.batch_size} images are {groups} group(s) of {size} "
-            f"(loss.group_size), which {ranks} processes can't share; with this batch use {fitting} process(es), "
-            f"or set train.batch_size to a multiple of {size * ranks}"
+            f"train.batch_size: {config.train.batch_size} images are {groups} group(s) of {size} (loss.group_size), "
+            f"which {ranks} processes can't share{cut}; with this batch use {fitting} process(es), or set "
+            f"train.batch_size to a multiple of {size * ranks * parts}"
         )
     each = groups // ranks
     mine = range(rank * each, (rank + 1) * each)

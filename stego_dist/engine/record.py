@@ -1,4 +1,4 @@
-"""What a run writes about itself while it trains: the resolved configuration and metrics.jsonl."""
+"""What a run writes about itself while it trains: the resolved configuration, and what became of it."""
 
 from __future__ import annotations
 
@@ -7,20 +7,28 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from stego_dist import console
 from stego_dist.config import Config, dump_config, load_config
 from stego_dist.engine import checkpoint as ckpt
+from stego_dist.engine.setup import MainProcessError, is_lost_contact
 from stego_dist.errors import UserError
-from stego_dist.rundir import RunDir, atomic_path, check_fingerprint
+from stego_dist.rundir import RunDir, atomic_path, check_fingerprint, read_json, remove_leftovers
 
 MAY_CHANGE = (
-    "run_dir", "data.workers", "data.storage.", "train.steps", "train.log_every", "train.checkpoint_every",
-    "train.keep_checkpoints", "features.workers", "features.batch_size", "knn.block", "knn.backend", "eval.",
+    "run_dir", "data.workers", "data.storage.", "train.steps", "train.accumulate", "train.non_finite",
+    "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.timeout_minutes",
+    "train.validate_every", "train.panels", "train.trackers", "train.profile", "train.bank", "features.workers",
+    "features.gpus_per_worker", "features.batch_size", "features.compile", "knn.memory_gb", "knn.backend", "eval.",
 )  # fmt: skip
 """Settings that may differ when a run is resumed."""
 
 
+class LostContactError(UserError):
+    """Another process of the run is gone or does not answer."""
+
+
 def prepare_run_dir(run: RunDir, config: Config, accelerator: Accelerator, resume: bool, overwrite: bool) -> None:
-    """Refuse to mix two runs; on the main process write the resolved configuration.
+    """Refuse to mix two runs; on the main process write the resolved configuration and that the run is running.
 
     A run that failed before it saved anything is simply begun again.
     """
@@ -31,33 +39,77 @@ def prepare_run_dir(run: RunDir, config: Config, accelerator: Accelerator, resum
                 f"{run.root} already holds a run; continue it with --resume, or start anew with --overwrite"
             )
         check_fingerprint(
-            _settings(load_config(run.config)),
-            _settings(config),
+            _lasting(load_config(run.config)),
+            _lasting(config),
             f"the run {run.root}",
             "Resume with the run's own settings (they are in its config.yaml), or start anew with --overwrite.",
         )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
+        for folder in (run.root, run.checkpoints):
+            remove_leftovers(folder)
         if overwrite or not begun:
-            for path in (run.checkpoints, run.panels):
+            for path in (run.checkpoints, run.panels, run.samples, run.tensorboard, run.profile):
                 shutil.rmtree(path, ignore_errors=True)
             for path in (run.metrics, run.model, run.results, run.status):
                 path.unlink(missing_ok=True)
         with atomic_path(run.config) as tmp:
             tmp.write_text(dump_config(config), "utf-8")
+        run.write_status("running", step=ckpt.newest_step(run.checkpoints), exit_code=None)
     accelerator.wait_for_everyone()
 
 
-def _settings(config: Config) -> dict[str, Any]:
-    """All settings that must not change when a run is resumed, flat."""
+def settings(config: Config) -> dict[str, Any]:
+    """All settings, flat: `section.key` → value."""
     flat: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
         if isinstance(value, dict):
             for key, inner in value.items():
                 walk(f"{prefix}.{key}" if prefix else key, inner)
-        elif not prefix.startswith(MAY_CHANGE):
+        else:
             flat[prefix] = value
 
     walk("", config.model_dump(mode="json"))
     return flat
+
+
+def _lasting(config: Config) -> dict[str, Any]:
+    """Those that must not change when a run is resumed."""
+    return {key: value for key, value in settings(config).items() if not key.startswith(MAY_CHANGE)}
+
+
+def explained(error: BaseException, run: RunDir, accelerator: Accelerator) -> BaseException:
+    """The same error, or a UserError that says what a broken connection to another process means."""
+    if accelerator.num_processes == 1 or not is_lost_contact(error):
+        return error
+    newest = ckpt.available(run.checkpoints)
+    return LostContactError(
+        f"process {accelerator.process_index} of {accelerator.num_processes} lost contact with another one: it failed, "
+        "was killed (out of memory?), its machine went away, or it did not answer within train.timeout_minutes; its "
+        f"own output says more. {f'The newest checkpoint is {newest[-1]}' if newest else 'There is no checkpoint yet'}"
+        f": start again with --resume. ({str(error).strip().splitlines()[0][:200]})"
+    )
+
+
+def record_failure(run: RunDir, accelerator: Accelerator, error: BaseException, **known: Any) -> None:
+    """Write status.json for a run that raised `error`; `known` are more of its fields.
+
+    The first one that fails does it, for the main process may be dead, or only see that its peer is gone; after that
+    the main process alone, with an error of its own. A disk that is full must not hide the error itself.
+    """
+    if isinstance(error, MainProcessError):
+        return
+    interrupted = isinstance(error, KeyboardInterrupt)
+    try:
+        first = read_json(run.status, "the run's status", "")["state"] == "running"
+        if not first and (isinstance(error, LostContactError) or not accelerator.is_main_process):
+            return
+        run.write_status(
+            "interrupted" if interrupted else "failed",
+            exit_code=130 if interrupted else getattr(error, "exit_code", 1),
+            error=f"{type(error).__name__}: {error}",
+            **known,
+        )
+    except (OSError, UserError) as second:
+        console.warn(f"{run.status} could not be written: {second}")

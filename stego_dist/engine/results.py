@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.engine.baselines import raw_features
+from stego_dist.engine.collapse import codes_agree, one_cluster
 from stego_dist.engine.evaluate import Evaluation, evaluate
 from stego_dist.engine.inputs import make_backbone
 from stego_dist.engine.setup import make_accelerator
 from stego_dist.errors import StaleInputError
 from stego_dist.models.segmenter import Segmenter
-from stego_dist.rundir import RunDir, read_json, write_json
+from stego_dist.rundir import RunDir, read_json, read_metrics, write_json
 
 FORMAT = "stego_dist.results/1"
 
@@ -20,7 +24,7 @@ def evaluate_run(config: Config, run: RunDir, *, baseline: bool = False) -> Eval
 
     Raises StaleInputError when the backbone's weights are not those that the run was trained with.
     """
-    accelerator = make_accelerator(config.train.precision)
+    accelerator = make_accelerator(config.train.precision, config.train.timeout_minutes)
     try:
         segmenter, meta = Segmenter.load(run.model)
         backbone = make_backbone(config).to(accelerator.device)
@@ -31,15 +35,29 @@ def evaluate_run(config: Config, run: RunDir, *, baseline: bool = False) -> Eval
         if not accelerator.is_main_process:
             return None
         header = {"format": FORMAT, "run": config.name, "step": meta["step"], "seed": config.seed}
+        header["selected"] = meta["selected"]
         header |= {"backbone": config.backbone.name, "weights": config.backbone.weights}
         header |= {"dataset": ShardSet.open(config.data.shards, config.data.storage).manifest.card.name}
         evaluation.results = {**header, **evaluation.results}
         if beside is not None:
             evaluation.results["baselines"] = {"raw features": beside}
+        evaluation.results["warnings"] = _collapse(config, run, evaluation.results)
         write_json(run.results, evaluation.results)
         return evaluation
     finally:
         accelerator.end_training()
+
+
+def _collapse(config: Config, run: RunDir, results: dict[str, Any]) -> list[str]:
+    """Warn of codes that agree and of clusters that take everything; returns the warnings."""
+    lines = [line for line in read_metrics(run.metrics) if "code_correlation/random" in line]
+    last = lines[-1] if lines else {}
+    found = [codes_agree(lines, config.loss)]
+    found += [one_cluster(share, name, last, config.loss) for name, share in results["largest_cluster"].items()]
+    warnings = [message for message in found if message]
+    for message in warnings:
+        console.warn(message)
+    return warnings
 
 
 def _check_backbone(run: RunDir, digest: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
@@ -18,11 +18,13 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from stego_dist.errors import UserError
 
-TIMEOUT = timedelta(minutes=10)
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+LAUNCHED = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
+"""Environment of processes that torchrun or `accelerate launch` started."""
+LOST = ("closed by peer", "reset by peer", "broken pipe", "connection refused", "timed out", "timeout")
 
 
-def make_accelerator(precision: Literal["fp32", "bf16", "fp16"] = "fp32") -> Accelerator:
+def make_accelerator(precision: Literal["fp32", "bf16", "fp16"] = "fp32", timeout_minutes: float = 10.0) -> Accelerator:
     """A fresh Accelerator for the processes that the launcher started (one without a launcher).
 
     Raises UserError when fewer processes came together than were launched, or fp16 is asked for on a CPU.
@@ -36,7 +38,7 @@ def make_accelerator(precision: Literal["fp32", "bf16", "fp16"] = "fp32") -> Acc
         mixed_precision=MIXED[precision],
         kwargs_handlers=[
             DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=TIMEOUT),
+            InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes)),
         ],
     )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
@@ -48,15 +50,54 @@ def make_accelerator(precision: Literal["fp32", "bf16", "fp16"] = "fp32") -> Acc
     return accelerator
 
 
+class MainProcessError(UserError):
+    """Work that the main process alone does has failed there; it says and records why."""
+
+
+class Stopped(Exception):
+    """All processes agreed to stop between two pieces of work."""
+
+
 class StopFlag:
-    """Set by SIGTERM or SIGUSR1; the training loop finishes its step, saves and exits with 75."""
+    """Raised by SIGTERM, by SIGUSR1, or when the launcher is gone; the run then saves and exits with 75."""
 
     def __init__(self) -> None:
-        self.raised = False
+        self.signalled = False
+        self._launcher = os.getppid() if any(name in os.environ for name in LAUNCHED) else None
+
+    @property
+    def raised(self) -> bool:
+        """Whether this process is to stop. A process whose parent died gets another: nobody would end it."""
+        return self.signalled or self._launcher not in (None, os.getppid())
 
     def set(self, number: int, frame: FrameType | None) -> None:
         """The signal handler."""
-        self.raised = True
+        self.signalled = True
+
+    def check(self, accelerator: Accelerator) -> None:
+        """Raise Stopped on every process when any of them is to stop. All of them must call it."""
+        if agreed(accelerator, self.raised)[0]:
+            raise Stopped
+
+
+def agreed(accelerator: Accelerator, *flags: bool) -> tuple[bool, ...]:
+    """For each flag whether it is set on any process; one collective, the same answer everywhere."""
+    if accelerator.num_processes == 1:
+        return flags
+    summed = accelerator.reduce(torch.tensor(flags, dtype=torch.float32, device=accelerator.device), "sum")
+    return tuple(value > 0 for value in summed.tolist())
+
+
+def on_main_process(accelerator: Accelerator, work: Callable[[], None]) -> None:
+    """Do `work` on the main process while the others wait; when it raises UserError, all of them do."""
+    failure: UserError | None = None
+    if accelerator.is_main_process:
+        try:
+            work()
+        except UserError as error:
+            failure = error
+    if agreed(accelerator, failure is not None)[0]:
+        raise failure or MainProcessError("the main process failed, see its message")
 
 
 @contextmanager
@@ -72,3 +113,10 @@ def stop_on_signals() -> Iterator[StopFlag]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def is_lost_contact(error: BaseException) -> bool:
+    """Whether an error of torch.distributed says that another process is gone or does not answer."""
+    if isinstance(error, torch.distributed.DistError):
+        return True
+    return type(error) is RuntimeError and any(word in str(error).lower() for word in LOST)

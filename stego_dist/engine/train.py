@@ -2,74 +2,71 @@
 
 1. open shards, table and features, refusing what does not belong together;
 2. resume from the newest whole checkpoint, or start from the seed;
-3. step: batch → features → draws → loss → agreement on finiteness and stopping → optimiser;
-4. at the end: k-means over training codes, then the finished model.
+3. step: batch → features → draws → loss → gradients → agreement on finiteness and stopping → optimiser;
+4. every so often: numbers, validation, checkpoint;
+5. at the end: the selected weights, k-means over their training codes, then the finished model.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from torch import Tensor
 
 from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
-from stego_dist.data.samples import ShardSamples
 from stego_dist.engine import checkpoint as ckpt
-from stego_dist.engine.clusters import draw_codes, find_clusters
 from stego_dist.engine.feed import Batch
-from stego_dist.engine.forward import Forward
-from stego_dist.engine.inputs import (
-    features_fingerprint,
-    loss_settings,
-    make_backbone,
-    make_segmenter,
-    open_table,
-    provenance,
-    share_of_rank,
-)
-from stego_dist.engine.prefetch import prefetch
-from stego_dist.engine.record import prepare_run_dir
-from stego_dist.engine.setup import StopFlag, make_accelerator, stop_on_signals
-from stego_dist.engine.step import TrainStep, parameter_groups
-from stego_dist.engine.supply import features_of, open_bank, open_feed
+from stego_dist.engine.inputs import provenance
+from stego_dist.engine.learner import Learner
+from stego_dist.engine.live import View, training_view
+from stego_dist.engine.monitor import REMEDY, Monitor
+from stego_dist.engine.profile import profiled
+from stego_dist.engine.record import explained, prepare_run_dir, record_failure
+from stego_dist.engine.selection import better, describe, load_selected
+from stego_dist.engine.setup import StopFlag, Stopped, agreed, make_accelerator, on_main_process, stop_on_signals
+from stego_dist.engine.state import RunState
+from stego_dist.engine.trackers import start_trackers
+from stego_dist.engine.validate import Validation, make_validator
 from stego_dist.errors import UserError
-from stego_dist.rundir import RunDir, append_metrics, drop_metrics_after, write_json
+from stego_dist.rundir import RunDir, drop_metrics_after, write_json, writing_to
 
 SAVED = 75
 """Exit code: saved, to be resumed."""
 
+Draw = Callable[[Validation, ShardSet, Path], None]
+"""Draws a validation's panels into a file; drawing belongs to a layer above this one."""
 
-def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> int:
+
+def train(config: Config, *, resume: bool = False, overwrite: bool = False, draw: Draw | None = None) -> int:
     """Train a run; returns the exit code: 0 done, 75 stopped by a signal and saved.
 
+    `draw` (report.panels.write_samples) makes the pictures of train.panels; without it there are none.
     Raises UserError for anything the user can mend. The run directory's status.json says what became of it.
     """
     run = RunDir(Path(config.run_dir))
-    accelerator = make_accelerator(config.train.precision)
+    accelerator = make_accelerator(config.train.precision, config.train.timeout_minutes)
     with stop_on_signals() as stop:
         trainer = None
         try:
             prepare_run_dir(run, config, accelerator, resume, overwrite)
-            trainer = Trainer(config, run, accelerator, stop)
-            return trainer.run_to_end()
-        except BaseException as error:
-            if accelerator.is_main_process and run.config.exists():
-                step = trainer.step if trainer else 0
-                interrupted = isinstance(error, KeyboardInterrupt)
-                run.write_status(
-                    "interrupted" if interrupted else "failed",
-                    step=step,
-                    exit_code=130 if interrupted else getattr(error, "exit_code", 1),
-                    error=f"{type(error).__name__}: {error}",
-                )
-            raise
+            try:
+                trainer = Trainer(config, run, accelerator, stop, draw)
+                return trainer.run_to_end()
+            except BaseException as error:
+                reason = explained(error, run, accelerator)
+                record_failure(run, accelerator, reason, **trainer.status() if trainer else {"step": 0})
+                if reason is error:
+                    raise
+                raise reason from error
         finally:
             accelerator.end_training()
 
@@ -77,164 +74,179 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False) -> i
 class Trainer:
     """Everything a rank holds while it trains."""
 
-    def __init__(self, config: Config, run: RunDir, accelerator: Accelerator, stop: StopFlag) -> None:
-        self.config, self.run, self.accelerator, self.stop = config, run, accelerator, stop
-        self.device = accelerator.device
-        self.slots, self.groups = share_of_rank(config, accelerator.process_index, accelerator.num_processes)
-        shard_set = ShardSet.open(config.data.shards, config.data.storage)
-        self.samples = ShardSamples(shard_set, config.data.train_split)
-        if len(self.samples) < 2:
-            raise UserError(
-                f"split {config.data.train_split} of {shard_set.root} has {len(self.samples)} sample; training "
-                "compares images and needs at least 2; build the shards with --crops five to get five from one image"
-            )
-        self.backbone = make_backbone(config).to(self.device)
-        fingerprint = features_fingerprint(config, shard_set, self.backbone)
-        self.table = open_table(config, fingerprint)
-        self.bank = open_bank(config, fingerprint, self.device)
-        self.feed = open_feed(config, self.samples, self.table, self.bank, self.slots)
-
-        self.segmenter = make_segmenter(config, self.backbone.dim, shard_set)
-        step = TrainStep(self.segmenter, loss_settings(config))
-        groups = parameter_groups(self.segmenter, config.train.lr_head, config.train.lr_probes)
-        model, self.optimiser = accelerator.prepare(step.to(self.device), torch.optim.Adam(groups))
-        self.forward = Forward(config, model, self.backbone, online=self.bank is None)
-        self.step, self.skipped = 0, 0
-        self._clock = [0.0, 0.0, 0.0]  # seconds waited, seconds worked, steps since the last line
-        self._restore()
+    def __init__(
+        self, config: Config, run: RunDir, accelerator: Accelerator, stop: StopFlag, draw: Draw | None = None
+    ) -> None:
+        self.config, self.run, self.accelerator, self.stop, self.draw = config, run, accelerator, stop, draw
+        self.learner = learner = Learner(config, accelerator)
+        self.segmenter, self.optimiser = learner.segmenter, learner.optimiser
+        self.validator = make_validator(config, accelerator, learner.backbone, self.segmenter, learner.shard_set)
+        self.state = self._restore()
+        start_trackers(config, run, accelerator, self.state.step)
         if accelerator.is_main_process:
-            write_json(run.provenance, provenance(fingerprint))
-        self._describe(shard_set)
+            write_json(run.provenance, provenance(learner.fingerprint))
+        self._describe()
 
-    def _describe(self, shard_set: ShardSet) -> None:
-        c, split = self.config, self.samples.split
+    def _describe(self) -> None:
+        c, samples = self.config, self.learner.samples
         console.say(
-            f"training {c.name}: {len(self.samples)} crops ({'labelled' if split.labelled else 'no labels'}) from "
-            f"{shard_set.root}, {c.backbone.name}, features {c.train.features}, {c.train.steps} steps of "
+            f"training {c.name}: {len(samples)} crops ({'labelled' if samples.split.labelled else 'no labels'}) from "
+            f"{self.learner.shard_set.root}, {c.backbone.name}, features {c.train.features}, {c.train.steps} steps of "
             f"{c.train.batch_size} images in {c.groups} group(s), {self.accelerator.num_processes} process(es) on "
-            f"{self.device.type}, {c.train.precision}"
+            f"{self.accelerator.device.type}, {c.train.precision}"
+            + (f", {c.train.accumulate} parts a step" if c.train.accumulate > 1 else "")
         )
+
+    def status(self) -> dict[str, Any]:
+        """What status.json says beside state and exit code."""
+        state = self.state
+        selected = describe(self.config.train.select, state.selected, state.step)
+        warnings = list(state.warnings.values())
+        return {"step": state.step, "skipped": state.skipped, "selected": selected, "warnings": warnings}
 
     def run_to_end(self) -> int:
         """Train from where the run stands; returns the exit code."""
-        total = self.config.train.steps
-        if self.accelerator.is_main_process:
-            self.run.write_status("running", step=self.step, exit_code=None)
-        with console.progress("train", total, "steps", self.step) as bar:
-            for batch, waited in (
-                _timed(prefetch(self.feed.batches(self.step), self.device)) if self.step < total else ()
+        total, done = self.config.train.steps, self.state.step
+        self._write_status("running", None)
+        try:
+            with (
+                training_view(total, done) as view,
+                profiled(self.run.profile, done, self.config.train.profile) as recorded,
             ):
-                stopping = self._advance(batch, waited, bar)
-                if stopping and self.step < total:
-                    return self._stopped()
-                if self.step >= total:
-                    break
-        self._finish()
+                self.monitor = Monitor(self.config, self.run, self.accelerator, self.state, view)
+                if done and self._validation_is_due() and self._validate(view):  # one that a signal cut short
+                    self._save(view)
+                for batch, waited in _timed(self.learner.batches(done)) if done < total else ():
+                    self._advance(batch, waited, view)
+                    recorded()
+                    if self.state.step >= total:
+                        break
+            self._finish()
+        except Stopped:
+            at = f"step {self.state.step} is saved, resume with --resume"
+            console.say(f"stopped by a signal or by the launcher's end: {at}", style="yellow")
+            self._write_status("saved", SAVED)
+            return SAVED
         return 0
 
-    def _advance(self, batch: Batch, waited: float, bar: console.Bar) -> bool:
-        """One step. Returns whether a signal asks to stop, agreed among all ranks."""
+    def _advance(self, batch: Batch, waited: float, view: View) -> None:
+        """One step, and what is due after it. Raises Stopped when a signal asks for it, after saving."""
         start = time.perf_counter()
-        loss, log = self._forward(batch)
-        flags = torch.tensor([float(not torch.isfinite(loss)), float(self.stop.raised)], device=self.device)
-        bad, stopping = (bool(flag > 0) for flag in self._sum(flags).tolist())
+        t, state = self.config.train, self.state
+        finite, log = self.learner.gradients(batch, state.step)
+        bad, stopping = agreed(self.accelerator, not finite, self.stop.raised)
         if not bad:
-            self.accelerator.backward(loss)
             self.optimiser.step()
+            state.skipped += self.optimiser.step_was_skipped  # by the scaler of float16 gradients
         self.optimiser.zero_grad()
-        self.step += 1
+        state.step += 1
         if bad:
             self._not_finite(log)
-        self._log(log, waited, time.perf_counter() - start, bar)
-        every = self.config.train.checkpoint_every
-        if self.step % every == 0 or self.step == self.config.train.steps or stopping:
-            self._save()
-        return stopping
-
-    def _forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        scale = self.accelerator.num_processes / self._sum(self.forward.labelled(batch)).clamp(min=1)
-        return self.forward(batch, step=self.step, groups=self.groups, label_scale=scale)
-
-    def _sum(self, value: Tensor) -> Tensor:
-        """The sum over ranks."""
-        summed: Tensor = self.accelerator.reduce(value, "sum")
-        return summed
+        self.monitor.step(log, waited, time.perf_counter() - start)
+        chosen = False
+        if self._validation_is_due() and not stopping:
+            try:
+                chosen = self._validate(view)
+            except Stopped:
+                stopping = True
+        if chosen or stopping or state.step % t.checkpoint_every == 0 or state.step == t.steps:
+            self._save(view)
+        if stopping:
+            raise Stopped
 
     def _not_finite(self, log: dict[str, Tensor]) -> None:
-        self.skipped += 1
-        values = ", ".join(f"{k.removeprefix('loss/')} {float(v):g}" for k, v in log.items() if k.startswith("loss/"))
-        message = f"the loss of step {self.step} is not finite ({values})"
+        self.state.skipped += 1
+        where = ""
+        if self.accelerator.num_processes > 1:
+            losses = gather_object([float(log["loss/total"])])  # gradients are everybody's by now
+            where = "".join(f" on process {rank}," for rank, loss in enumerate(losses) if not math.isfinite(loss))
+            where += f" here on process {self.accelerator.process_index}"
+        names = [key for key in log if key.startswith("loss/") or key == "gradient_norm"]
+        values = ", ".join(f"{key.removeprefix('loss/')} {float(log[key]):g}" for key in names)
+        message = f"the loss of step {self.state.step} is not finite{where} ({values})"
         if self.config.train.non_finite == "stop":
             raise UserError(
                 f"{message}; the last checkpoint is intact; lower train.lr_head, use train.precision=fp32 or bf16, or "
                 "leave such steps out with train.non_finite=skip"
             )
-        console.warn(f"{message}; the step is left out ({self.skipped} so far)")
+        console.warn(f"{message}; the step is left out ({self.state.skipped} so far)")
 
-    def _log(self, log: dict[str, Tensor], waited: float, worked: float, bar: console.Bar) -> None:
-        config = self.config
-        self._clock = [a + b for a, b in zip(self._clock, (waited, worked, 1.0))]
-        wait, work, steps = self._clock
-        if self.step % config.train.log_every and self.step != config.train.steps:
-            bar.advance()
-            return
-        self._clock = [0.0, 0.0, 0.0]
-        values = self._sum(torch.stack(list(log.values()))) / self.accelerator.num_processes
-        rates = {
-            "steps_per_s": steps / (wait + work),
-            "images_per_s": steps * config.train.batch_size / (wait + work),
-            "data_wait_share": wait / (wait + work),
-        }
-        line = {"step": self.step, **dict(zip(log, values.tolist())), **rates, "skipped": self.skipped}
-        if self.accelerator.is_main_process:
-            append_metrics(self.run.metrics, line)
-        shown: dict[str, Any] = {
-            name: line[f"loss/{name}"] for name in ("correspondence", "cluster", "linear") if f"loss/{name}" in line
-        }
-        shown["images/s"] = rates["images_per_s"]
-        bar.advance(**shown, wait=f"{rates['data_wait_share']:.0%}")
+    def _validation_is_due(self) -> bool:
+        step, every = self.state.step, self.config.train.validation_interval
+        due = bool(every) and (step % every == 0 or step == self.config.train.steps)
+        return due and self.validator is not None and self.state.validated != step
 
-    def _save(self) -> None:
-        if self.accelerator.is_main_process:
-            scaler = self.accelerator.scaler
-            extra = {"skipped": self.skipped, "scaler": scaler.state_dict() if scaler is not None else None}
-            state = ckpt.Checkpoint(
-                self.step, self.segmenter.state_dict(), ckpt.flatten_optimiser(self.optimiser), extra
-            )
-            ckpt.save(self.run.checkpoints, state, self.config.train.keep_checkpoints)
-            self.run.write_status("running", step=self.step, exit_code=None)
-        self.accelerator.wait_for_everyone()
+    def _validate(self, view: View) -> bool:
+        """Validate, write numbers and pictures; whether this is the best step so far. Raises Stopped."""
+        assert self.validator is not None
+        validation = self.validator(lambda: self.stop.check(self.accelerator))
+        state = self.state
+        state.validated = state.step
+        self.monitor.validated(validation.numbers)
+        if self.draw is not None and validation.panels and self.accelerator.is_main_process:
+            with writing_to(self.run.samples, REMEDY):
+                self.draw(validation, self.learner.shard_set, self.run.samples / f"step-{state.step:08d}.png")
+        found = better(self.config.train.select, state.selected, state.step, validation.numbers)
+        state.selected = found or state.selected
+        return found is not None
 
-    def _restore(self) -> None:
-        state = ckpt.load_newest(self.run.checkpoints)
-        if state is None:
-            return
-        self.segmenter.load_state_dict(state.model)
-        ckpt.restore_optimiser(self.optimiser, state.optimiser)
-        if self.accelerator.scaler is not None and state.extra["scaler"]:
-            self.accelerator.scaler.load_state_dict(state.extra["scaler"])
-        self.step, self.skipped = state.step, state.extra["skipped"]
-        if self.accelerator.is_main_process:
-            drop_metrics_after(self.run.metrics, self.step)
-        console.say(f"resuming {self.run.root} after step {self.step}")
+    def _save(self, view: View) -> None:
+        def save() -> None:
+            t, state, scaler = self.config.train, self.state, self.accelerator.scaler
+            extra = {
+                "run": state.to_json(),
+                "processes": self.accelerator.num_processes,
+                "scaler": scaler.state_dict() if scaler is not None else None,
+            }
+            optimiser = ckpt.flatten_optimiser(self.optimiser)
+            selected = state.selected.step if state.selected else None
+            saved = ckpt.Checkpoint(state.step, self.segmenter.state_dict(), optimiser, extra)
+            path = ckpt.save(self.run.checkpoints, saved, t.keep_checkpoints, also=selected)
+            view.note("checkpoint", str(path))
+            self._write_status("running", None)
 
-    def _stopped(self) -> int:
-        console.say(f"stopped by a signal: step {self.step} is saved, resume with --resume", style="yellow")
+        on_main_process(self.accelerator, save)
+
+    def _restore(self) -> RunState:
+        saved = ckpt.load_newest(self.run.checkpoints)
+        if saved is None:
+            return RunState()
+        self.segmenter.load_state_dict(saved.model)
+        ckpt.restore_optimiser(self.optimiser, saved.optimiser)
+        if self.accelerator.scaler is not None and saved.extra["scaler"]:
+            self.accelerator.scaler.load_state_dict(saved.extra["scaler"])
         if self.accelerator.is_main_process:
-            self.run.write_status("saved", step=self.step, exit_code=SAVED)
-        return SAVED
+            drop_metrics_after(self.run.metrics, saved.step)
+        before, now = saved.extra["processes"], self.accelerator.num_processes
+        what = f"{self.run.root}, a run of {before} process(es), on {now}" if before != now else f"{self.run.root}"
+        console.say(f"resuming {what} after step {saved.step}")
+        return RunState.from_json(saved.step, saved.extra["run"])
+
+    def _write_status(self, state: str, exit_code: int | None) -> None:
+        if self.accelerator.is_main_process:
+            with writing_to(self.run.root, REMEDY):
+                self.run.write_status(state, exit_code=exit_code, **self.status())
 
     def _finish(self) -> None:
-        console.say("clustering training codes by k-means")
-        features = features_of(self.config, self.samples, self.backbone, self.bank, self.device)
-        self.segmenter.eval()
-        codes = draw_codes(self.config, self.accelerator, len(self.samples), features, self.segmenter.head)
-        if self.accelerator.is_main_process:
-            self.segmenter.kmeans.copy_(find_clusters(self.config, codes, self.segmenter.num_clusters))
-            self.segmenter.save(self.run.model, step=self.step, name=self.config.name)
-            self.run.write_status("done", step=self.step, exit_code=0, skipped=self.skipped)
+        """The chosen weights and their k-means clusters become the model. Raises Stopped."""
+        state = self.state
+        chosen = load_selected(
+            self.config.train.select, state.selected, state.step, self.run.checkpoints, self.segmenter
+        )
+        if chosen["by"] == "last":
+            state.selected = None
+        share = self.learner.cluster(self.stop)
+        self.monitor.finished(share)
+
+        def save() -> None:
+            try:
+                self.segmenter.save(self.run.model, step=chosen["step"], name=self.config.name, selected=chosen)
+                self._write_status("done", 0)
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"could not write {self.run.model}: {error}; free space and resume") from None
             console.say(f"trained model: {self.run.model}; next: stego-dist eval {self.run.root}")
-        self.accelerator.wait_for_everyone()
+
+        on_main_process(self.accelerator, save)
 
 
 def _timed(batches: Iterator[Batch]) -> Iterator[tuple[Batch, float]]:

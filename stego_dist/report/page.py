@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from stego_dist.report.tables import main_rows, percent, readable
+from stego_dist.report.tables import main_rows, percent, readable, selection
 from stego_dist.rundir import RunDir, atomic_path, read_json, read_metrics
 
 
@@ -25,6 +25,7 @@ def write_page(run: RunDir) -> Path:
     html = environment.get_template("report.html.j2").render(
         results=results,
         rows=main_rows(results),
+        selection=selection(results),
         panels=panels,
         config=run.config.read_text("utf-8") if run.config.exists() else "config.yaml is missing",
         provenance=json.dumps(provenance, indent=2),

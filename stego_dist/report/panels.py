@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 from stego_dist.data.card import generated_colour
 from stego_dist.data.manifest import ShardSet
 from stego_dist.engine.evaluate import Panel
+from stego_dist.engine.validate import Validation
 from stego_dist.metrics.matching import Matching
 from stego_dist.report.tables import readable
 from stego_dist.rundir import atomic_path
@@ -35,21 +36,40 @@ def write_panels(
     palette, classes = shard_set.palette, shard_set.classes
     written = []
     for number, panel in enumerate(panels):
-        tiles = [("image", panel.image)]
-        if panel.label is not None:
-            tiles.append(("label", paint(panel.label, colours(palette))))
-        for name, prediction in panel.predictions.items():
-            matching = matchings.get(name)
-            count = int(prediction.max()) + 1
-            mapping = matching.cluster_to_class if matching else None
-            tints = colours(palette) if name == "linear" else cluster_colours(count, mapping, palette)
-            tiles.append((readable(name), paint(prediction, tints)))
+        tiles = _tiles(panel, matchings, palette)
         legend = list(zip(classes, palette)) if results["labelled"] else []
         path = folder / f"{number:03d}_{re.sub(r'[^A-Za-z0-9_-]+', '_', panel.name)[-60:]}.png"
         with atomic_path(path) as tmp:
             _compose(tiles, legend).save(tmp, format="PNG", optimize=True)
         written.append(path)
     return written
+
+
+def write_samples(validation: Validation, shard_set: ShardSet, path: Path) -> None:
+    """Write the panels of a validation as one PNG, an image a row."""
+    rows = [_compose(_tiles(panel, validation.matchings, shard_set.palette), []) for panel in validation.panels]
+    sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        sheet.paste(row, (0, top))
+        top += row.height
+    with atomic_path(path) as tmp:
+        sheet.save(tmp, format="PNG", optimize=True)
+
+
+def _tiles(
+    panel: Panel, matchings: Mapping[str, Matching], palette: Sequence[tuple[int, int, int]]
+) -> list[tuple[str, NDArray[np.uint8]]]:
+    tiles = [("image", panel.image)]
+    if panel.label is not None:
+        tiles.append(("label", paint(panel.label, colours(palette))))
+    for name, prediction in panel.predictions.items():
+        matching = matchings.get(name)
+        count = int(prediction.max()) + 1
+        mapping = matching.cluster_to_class if matching else None
+        tints = colours(palette) if name == "linear" else cluster_colours(count, mapping, palette)
+        tiles.append((readable(name), paint(prediction, tints)))
+    return tiles
 
 
 def colours(palette: Sequence[tuple[int, int, int]]) -> Colours:

@@ -67,6 +67,15 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
+def selection(results: dict[str, Any]) -> str:
+    """How the evaluated weights were chosen, in words; "" where nothing was chosen."""
+    chosen = results.get("selected") or {"by": "last"}
+    if chosen["by"] == "last":
+        return ""
+    how = "label-free score" if chosen["by"] == "label_free" else "mIoU, that is by labels"
+    return f"weights of step {chosen['step']}, selected by {how} ({chosen['score']:.3f})"
+
+
 def print_results(results: dict[str, Any], run: RunDir) -> None:
     """The tables on stdout and where the files lie."""
     if results["labelled"]:
@@ -85,8 +94,11 @@ def print_results(results: dict[str, Any], run: RunDir) -> None:
 
 def _main_table(results: dict[str, Any]) -> Table:
     crf = {"none": "no CRF"}.get(results["crf"], "")
+    chosen = selection(results)
     title = f"{results['run']}: {results['images']} images of {results['dataset']}/{results['split']}, "
-    title += ", ".join(filter(None, [f"{results['resolution']} pixels", "flip-averaged" * results["flip"], crf]))
+    title += ", ".join(
+        filter(None, [f"{results['resolution']} pixels", "flip-averaged" * results["flip"], crf, chosen])
+    )
     table = Table(title=title)
     for column in ("method", "backbone"):
         table.add_column(column)

@@ -204,3 +204,17 @@ def test_show_prints_the_tree_and_exits_with_2_on_errors(write, capsys):
     assert captured.out == "" and "Traceback" not in captured.err
     assert "did you mean steps?" in captured.err and "knn.positives" in captured.err
     assert main(["show", path + ".missing"]) == 2
+
+
+def test_parts_of_a_batch_must_divide_its_groups(write):
+    settings = ["train.batch_size=48", "loss.group_size=8"]
+    assert load_config(write(), [*settings, "train.accumulate=3"]).train.accumulate == 3
+    with pytest.raises(
+        ConfigError, match=r"train\.accumulate: 6 group\(s\) can't be cut into 4 equal parts; .*take 1 or"
+    ):
+        load_config(write(), [*settings, "train.accumulate=4"])
+
+
+def test_validation_comes_ten_times_unless_it_is_told(write):
+    intervals = {"train.steps=5000": 500, "train.steps=4": 1, "train.validate_every=0": 0, "train.validate_every=7": 7}
+    assert {text: load_config(write(), [text]).train.validation_interval for text in intervals} == intervals

@@ -24,6 +24,13 @@ def test_newest_are_kept(tmp_path):
     assert newest.step == 8 and torch.equal(newest.model["w"], torch.full((3,), 8)) and newest.extra == {"skipped": 0}
 
 
+def test_the_selected_one_is_kept_beside_the_newest(tmp_path):
+    for step, selected in ((1, 1), (2, 1), (3, 1), (4, 4), (5, 4)):
+        ckpt.save(tmp_path, state(step), keep=1, also=selected)
+        assert [p.name for p in ckpt.available(tmp_path)] == sorted({f"step-{n:08d}" for n in (selected, step)})
+    assert ckpt.newest_step(tmp_path) == 5 and ckpt.newest_step(tmp_path / "none") == 0
+
+
 def test_nothing_there(tmp_path):
     assert ckpt.load_newest(tmp_path / "none") is None
 

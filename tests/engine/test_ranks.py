@@ -1,90 +1,117 @@
-"""Two processes and one: the same training to rounding, the same integers; killed and resumed: the same bits."""
+"""Any number of processes and parts of a batch: the same training to rounding, the same integers of an evaluation."""
 
 from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.launching import command, environment, stego
+from tests.engine.faults import command
+from tests.ranks import on_ranks
 from tests.tiny import config_at
 
 pytestmark = pytest.mark.ranks
 
+VARIANTS = {"1": (1, 1), "2": (2, 1), "4": (4, 1), "1 in 2 parts": (1, 2), "2 in 2 parts": (2, 2), "1 in 4": (1, 4)}
+"""Processes, train.accumulate."""
+GROUPS = ["loss.group_size=2", "train.validate_every=3"]
 
-@pytest.fixture(scope="module")
-def runs(prepared) -> dict[int, Path]:
-    """The same run on one and on two processes."""
+
+def train(prepared: Path, run: Path, ranks: int, *settings: str, fault: str | None = None, codes: int = 0) -> Path:
     config_at(prepared)
-    runs = {}
-    for processes in (1, 2):
-        runs[processes] = prepared / f"ranks{processes}"
-        stego(processes, "train", str(prepared / "config.yaml"), f"run_dir={runs[processes]}")
-    return runs
+    arguments = ["train", str(prepared / "config.yaml"), f"run_dir={run}", *settings]
+    assert set(on_ranks(ranks, command, fault, *arguments, log=run.parent / f"{run.name}.log")) == {codes}
+    return run
+
+
+def log(run: Path, rank: int = 0) -> str:
+    return (run.parent / f"{run.name}.log" / f"{rank}.log").read_text()
 
 
 def lines(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_training_agrees_to_rounding(runs):
-    one, two = (load_file(runs[n] / "model.safetensors") for n in (1, 2))
-    for key in one:
-        torch.testing.assert_close(one[key], two[key], rtol=2e-3, atol=2e-4, msg=key)
-    for a, b in zip(lines(runs[1]), lines(runs[2]), strict=True):
-        for key in a:
-            if "/" in key:
-                assert a[key] == pytest.approx(b[key], rel=1e-3, abs=1e-5), key
+def assert_agree(one: Path, other: Path) -> None:
+    a, b = (load_file(run / "model.safetensors") for run in (one, other))
+    for key in a:
+        torch.testing.assert_close(a[key], b[key], rtol=2e-3, atol=2e-4, msg=key)
+    for x, y in zip(lines(one), lines(other), strict=True):
+        assert x.keys() == y.keys()
+        for key in x:
+            if "/" in key and key != "val/seconds":
+                assert (x[key] is None) == (y[key] is None), key
+                assert x[key] is None or x[key] == pytest.approx(y[key], rel=1e-3, abs=1e-5), key
+
+
+@pytest.fixture(scope="module")
+def runs(prepared) -> dict[str, Path]:
+    """The same run on several numbers of processes and parts."""
+    return {
+        name: train(prepared, prepared / f"ranks {name}", ranks, *GROUPS, f"train.accumulate={parts}")
+        for name, (ranks, parts) in VARIANTS.items()
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if name != "1"])
+def test_training_and_validation_agree_to_rounding(runs, name):
+    assert_agree(runs["1"], runs[name])
 
 
 def test_evaluation_integers_agree(runs, prepared):
     """The same model evaluated by one and by two processes."""
-    copy = Path(shutil.copytree(runs[1], prepared / "evaluated_by_two"))
-    for processes, run in ((1, runs[1]), (2, copy)):
-        stego(processes, "eval", str(run), "--baseline", "eval.crf=cluster", "eval.crf_workers=1")
-    one, two = (json.loads((run / "results.json").read_text()) for run in (runs[1], copy))
+    copy = Path(shutil.copytree(runs["1"], prepared / "evaluated_by_two"))
+    for ranks, run in ((1, runs["1"]), (2, copy)):
+        arguments = ["eval", str(run), "--baseline", "eval.crf=cluster", "eval.crf_workers=1"]
+        assert set(on_ranks(ranks, command, None, *arguments, log=prepared / "log")) == {0}
+    one, two = (json.loads((run / "results.json").read_text()) for run in (runs["1"], copy))
     assert set(one["measures"]) == {"kmeans", "learned", "linear", "kmeans+crf"}
     for name, entry in one["measures"].items():
         assert entry["confusion"] == two["measures"][name]["confusion"], name
     raw = [r["baselines"]["raw features"]["measures"]["kmeans"]["confusion"] for r in (one, two)]
     assert raw[0] == raw[1]
-    assert sorted(p.name for p in (copy / "panels").iterdir()) == sorted(p.name for p in (runs[1] / "panels").iterdir())
+    assert len(list((copy / "panels").iterdir())) == len(list((runs["1"] / "panels").iterdir()))
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_killed_and_resumed_ends_with_the_same_bits(prepared, tmp_path, processes):
-    config = str(prepared / "config.yaml")
-    settings = ["train.steps=400", "train.checkpoint_every=50", "train.log_every=100"]
-    stego(processes, "train", config, f"run_dir={tmp_path / 'straight'}", *settings)
-    broken = tmp_path / "broken"
-    arguments = ["train", config, f"run_dir={broken}", *settings, "--resume"]
-    process = subprocess.Popen(
-        command(processes, *arguments), env=environment(), stderr=subprocess.DEVNULL, start_new_session=True
+def test_a_run_goes_on_with_another_number_of_processes(runs, prepared, tmp_path):
+    run = train(prepared, tmp_path / "run", 2, *GROUPS, "train.steps=3")
+    train(prepared, run, 1, *GROUPS, "--resume", "train.accumulate=2")
+    assert f"resuming {run}, a run of 2 process(es), on 1 after step 3" in log(run)
+    assert_agree(runs["1"], run)
+
+
+def test_a_process_without_labelled_pixels_adds_nothing(runs, prepared, tmp_path):
+    one, two = (train(prepared, tmp_path / f"{n}", n, *GROUPS, fault="half_without_labels") for n in (1, 2))
+    assert_agree(one, two)
+    full, half = (lines(run)[0]["loss/linear"] for run in (runs["1"], one))  # of the same initial weights
+    assert half != pytest.approx(full, rel=1e-4)
+
+
+def test_one_process_that_is_not_finite_is_skipped_by_all(prepared, tmp_path):
+    one, two = (
+        train(prepared, tmp_path / f"{n}", n, *GROUPS, "train.non_finite=skip", fault="not_finite:2") for n in (1, 2)
     )
-    try:
-        deadline = time.monotonic() + 120
-        while not list(broken.glob("checkpoints/step-*/state.json")):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-    finally:
-        subprocess.run(["pkill", "-KILL", "-s", str(process.pid)], check=False)  # the launcher and its ranks
-        process.wait()
-    assert process.returncode == -signal.SIGKILL
-    assert not (broken / "model.safetensors").exists()
-    stego(processes, *arguments)
-    straight, resumed = (load_file(run / "model.safetensors") for run in (tmp_path / "straight", broken))
-    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
-    assert [line["step"] for line in lines(broken)] == [100, 200, 300, 400]
+    assert_agree(one, two)
+    assert [line["skipped"] for line in lines(two) if "skipped" in line] == [0, 0, 1, 1, 1, 1]
+    assert json.loads((two / "status.json").read_text())["skipped"] == 1
+    assert "the loss of step 3 is not finite on process 1, here on process 0 (total " in log(two)
+
+
+def test_one_process_that_is_not_finite_stops_all(prepared, tmp_path):
+    run = train(prepared, tmp_path / "run", 2, *GROUPS, fault="not_finite:2", codes=1)
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["exit_code"], status["step"]) == ("failed", 1, 3)
+    assert "not finite on process 1" in status["error"] and "train.non_finite=skip" in status["error"]
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["step-00000002"]
+    train(prepared, run, 2, *GROUPS, "--resume", "train.non_finite=skip")  # the advice can be followed
 
 
 def test_processes_that_do_not_fit_the_groups(prepared, tmp_path):
-    arguments = ["train", str(prepared / "config.yaml"), f"run_dir={tmp_path / 'run'}", "train.batch_size=4"]
-    done = stego(2, *arguments, check=False)
-    assert done.returncode != 0 and "with this batch use 1 process(es)" in done.stderr
+    run = train(prepared, tmp_path / "run", 2, "train.batch_size=4", codes=2)
+    assert "with this batch use 1 process(es)" in log(run)
+    run = train(prepared, tmp_path / "parts", 2, "train.accumulate=2", codes=2)
+    assert "2 processes can't share in 2 parts each (train.accumulate); with this batch use 1 process(es)" in log(run)

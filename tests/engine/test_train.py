@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from stego_dist.config import load_config
 from stego_dist.engine.inputs import share_of_rank
-from stego_dist.engine.train import SAVED, Trainer, train
+from stego_dist.engine.monitor import Monitor
+from stego_dist.engine.train import SAVED, train
 from stego_dist.errors import ConfigError, StaleInputError, UserError
 from stego_dist.rundir import RunDir
 from tests.tiny import build_shards, config_at, embed_and_search
@@ -93,14 +94,14 @@ def test_resume_is_bit_identical(prepared, tmp_path, features):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_and_resume_ends_the_same(prepared, tmp_path, undisturbed, monkeypatch, number):
     config = config_at(prepared, f"run_dir={tmp_path / 'stopped'}")
-    log = Trainer._log
+    log = Monitor.step
 
     def signal_in_step_3(self, *args):
         log(self, *args)
-        if self.step == 2:
+        if self.state.step == 2:
             os.kill(os.getpid(), number)
 
-    monkeypatch.setattr(Trainer, "_log", signal_in_step_3)
+    monkeypatch.setattr(Monitor, "step", signal_in_step_3)
     assert train(config) == SAVED == 75
     status = json.loads(run_dir_of(config).status.read_text())
     assert (status["state"], status["step"], status["exit_code"]) == ("saved", 3, 75)
@@ -164,8 +165,9 @@ def test_stale_inputs_are_refused_by_name(workspace):
 
 
 def test_missing_inputs_say_how_to_make_them(workspace):
-    for file in (workspace / "features").glob("*.bank.npy"):
-        file.unlink()
+    manifest = workspace / "features" / "manifest.json"
+    told = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps({**told, "bytes": {k: v for k, v in told["bytes"].items() if k != "bank"}}))
     with pytest.raises(UserError, match="holds no dense features; run `stego-dist features"):
         train(config_at(workspace))
     with pytest.raises(UserError, match=r"KNN table not found: .*stego-dist knn build"):
