@@ -9,13 +9,16 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import pytest
 import torch
 
+from stego_dist.jobs.cluster import ENVIRONMENT
+
+for variable, value in ENVIRONMENT.items():  # before a test module imports Ray
+    os.environ.setdefault(variable, value)
 torch.set_num_threads(1)
 
 REPO = Path(__file__).resolve().parent.parent

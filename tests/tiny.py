@@ -16,11 +16,11 @@ from stego_dist.data.pack import build
 from stego_dist.data.plan import BuildOptions
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.inputs import features_fingerprint, knn_dir, knn_fingerprint, make_backbone, open_store
-from stego_dist.features.store import write_manifest, write_shard
+from stego_dist.features.store import write_manifest, write_shard_in_batches
 from stego_dist.jobs.embed import embed_shard
 from stego_dist.knn.search import search
+from stego_dist.knn.table import choose_method, write_part
 from stego_dist.knn.table import write_manifest as write_table_manifest
-from stego_dist.knn.table import write_part
 
 TREE: dict[str, Any] = {
     "data": {"resolution": 32, "workers": 0},
@@ -90,12 +90,14 @@ def embed_and_search(config: Config) -> None:
     fingerprint = features_fingerprint(config, shard_set, backbone)
     names = [shard.name for shard in samples.split.shards]
     for number, name in enumerate(names):
-        features = embed_shard(config, samples, backbone, number, True, torch.device("cpu"))
-        write_shard(Path(config.features.dir), name, features, fingerprint)
+        batches = embed_shard(config, samples, backbone, number, True, torch.device("cpu"))
+        size = samples.split.shards[number].samples
+        write_shard_in_batches(Path(config.features.dir), name, size, batches, fingerprint)
     write_manifest(Path(config.features.dir), names, fingerprint)
+    choose_method(knn_dir(config), "exact")
     store, wanted = open_store(config, fingerprint), knn_fingerprint(config, fingerprint)
     for number, name in enumerate(names):
         ids = np.arange(store.starts[number], store.starts[number + 1])
-        found = search(query_ids=ids, database=store, sources=store.sources, k=config.knn.k)
+        found = search(query_ids=ids, database=store, k=config.knn.k)
         write_part(knn_dir(config), name, found, wanted)
     write_table_manifest(knn_dir(config), names, wanted)

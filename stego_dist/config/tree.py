@@ -115,9 +115,15 @@ class FeaturesConfig(Section):
     batch_size: Positive = 16
     """Images of one backbone forward."""
     workers: Positive | None = None
-    """Ray workers; none: one a GPU, or one a CPU core."""
+    """Ray workers; none: as many as the GPUs hold, or one a CPU core."""
+    gpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
+    """GPUs of a worker, whole or a fraction (0.5: two workers share one); without GPUs in the cluster it is ignored."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Autocast of the backbone in this pass."""
+    compile: bool = False
+    """torch.compile of the backbone: a minute a worker before it starts."""
+    descriptors: Literal["float16", "float32"] = "float16"
+    """How global descriptors are kept for the neighbour search."""
 
 
 class KnnConfig(Section):
@@ -129,10 +135,18 @@ class KnnConfig(Section):
     """Training draws the neighbour uniformly from ranks 1 to this."""
     exclude_same_image: bool = False
     """Leave out other crops of the same source image (off reproduces the paper)."""
+    min_similarity: float | None = None
+    """Leave out neighbours whose cosine is below; a crop without any is paired with itself."""
+    method: Literal["auto", "exact", "ivf"] = "auto"
+    """`exact`; `ivf`: an inverted file, which misses a few; `auto`: exact unless that seems to take over an hour."""
+    ivf_code: Literal["flat", "sq8", "pq"] = "flat"
+    """How the inverted file keeps descriptors: float32, 8 bits a channel, or product-quantised to D/8 bytes."""
+    recall: Annotated[float, Field(gt=0, le=1)] = 0.95
+    """ivf: share of the true `positives` nearest that must be found; as many lists are searched as that takes."""
     backend: Literal["auto", "faiss", "torch"] = "auto"
     """Who multiplies: FAISS, or torch; the table is the same."""
-    block: Positive = 65536
-    """Descriptors of a database block; memory of a worker grows with it, the table doesn't change."""
+    memory_gb: Annotated[float, Field(gt=0)] = 2.0
+    """What a worker's search may hold (10⁹ bytes), beside the libraries; the table doesn't change with it."""
 
 
 class ClustersConfig(Section):

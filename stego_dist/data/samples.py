@@ -96,11 +96,15 @@ class ShardSamples:
 
         Raises UserError naming shard and sample when either cannot be read.
         """
-        image = to_training_view(open_image(self.image_bytes(i), self.describe(i, ".jpg")), resolution, resize)
+        image = self.image_view(i, resolution, resize)
         data = self.label_bytes(i)
         if data is None:
             return image, None
         return image, label_view(decode_label(data, self.describe(i, ".label.png")), resolution)
+
+    def image_view(self, i: int, resolution: int, resize: Resize) -> torch.Tensor:
+        """The same without the label, which is not read."""
+        return to_training_view(open_image(self.image_bytes(i), self.describe(i, ".jpg")), resolution, resize)
 
     def images(self, ids: Iterable[int]) -> list[bytes]:
         """The JPEGs of some samples, read at the same time where that helps."""

@@ -15,7 +15,7 @@ from stego_dist.data.manifest import ShardSet
 from stego_dist.engine.step import LossSettings
 from stego_dist.errors import ConfigError
 from stego_dist.features.store import FeatureStore
-from stego_dist.knn.table import KnnTable
+from stego_dist.knn.table import KnnTable, chosen_method
 from stego_dist.models.backbone import Backbone
 from stego_dist.models.segmenter import Segmenter
 from stego_dist.rundir import Fingerprint, code_revision
@@ -79,12 +79,26 @@ def features_fingerprint(config: Config, shard_set: ShardSet, backbone: Backbone
         "backbone.stride": config.backbone.stride,
         "backbone.options": config.backbone.options or None,
         "features.precision": config.features.precision,
+        "features.descriptors": config.features.descriptors,
     }
 
 
 def knn_fingerprint(config: Config, features: Fingerprint) -> Fingerprint:
-    """Everything that the neighbour table depends on; blocks, workers and library are not among it."""
-    return {**features, "knn.k": config.knn.k, "knn.exclude_same_image": config.knn.exclude_same_image}
+    """Everything that the neighbour table depends on; memory, workers and library are not among it.
+
+    With knn.method=auto the method is the one that was chosen when the table was begun.
+    """
+    knn = config.knn
+    method = chosen_method(knn_dir(config)) if knn.method == "auto" else knn.method
+    approximate = {"knn.ivf_code": knn.ivf_code, "knn.recall": knn.recall} if method == "ivf" else {}
+    return {
+        **features,
+        "knn.k": knn.k,
+        "knn.exclude_same_image": knn.exclude_same_image,
+        "knn.min_similarity": knn.min_similarity,
+        "knn.method": method,
+        **approximate,
+    }
 
 
 def knn_dir(config: Config) -> Path:

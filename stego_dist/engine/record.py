@@ -18,7 +18,7 @@ MAY_CHANGE = (
     "run_dir", "data.workers", "data.storage.", "train.steps", "train.accumulate", "train.non_finite",
     "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.timeout_minutes",
     "train.validate_every", "train.panels", "train.trackers", "train.profile", "features.workers",
-    "features.batch_size", "knn.block", "knn.backend", "eval.",
+    "features.gpus_per_worker", "features.batch_size", "features.compile", "knn.memory_gb", "knn.backend", "eval.",
 )  # fmt: skip
 """Settings that may differ when a run is resumed."""
 

@@ -2,7 +2,7 @@
 
 A folder with, for each shard s of the split, numpy files that are read by memory map:
 
-    s.descriptors.npy  float32 (n, D)         L2-normalised spatial means, for KNN
+    s.descriptors.npy  float16 (n, D)         L2-normalised spatial means, for KNN (or float32; see descriptors.py)
     s.source.npy       int64   (n,)           number of the source image of each crop
     s.bank.npy         float16 (n, C, h, w)   dense features                      (the bank, optional)
     s.labels.npy       uint8   (n, R, R)      labels at training size, 255 ignored (with the bank, if labelled)
@@ -13,7 +13,8 @@ in. A sample's id is its running number over the shards in order, the same as in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,18 +22,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stego_dist.rundir import write_json
-from stego_dist.shardarrays import ShardArrays, read_marker, write_arrays
+from stego_dist.errors import UserError
+from stego_dist.rundir import read_json
+from stego_dist.shardarrays import ShardArrays, declare_complete, read_marker, write_batches
 
-FORMAT = "stego_dist.features/1"
+FAMILY = "stego_dist.features"
+FORMAT = f"{FAMILY}/2"
+REMEDY = "Compute it again with: stego-dist features CONFIG --overwrite"
 KINDS = ("descriptors", "source", "bank", "labels")
 
 
 @dataclass(frozen=True)
 class ShardFeatures:
-    """The arrays of one shard, see the module's docstring."""
+    """The arrays of a shard, or of a batch of its samples; see the module's docstring."""
 
-    descriptors: NDArray[np.float32]
+    descriptors: NDArray[Any]
     source: NDArray[np.int64]
     bank: NDArray[np.float16] | None
     labels: NDArray[np.uint8] | None
@@ -40,58 +44,78 @@ class ShardFeatures:
 
 def write_shard(root: Path, shard: str, features: ShardFeatures, fingerprint: Mapping[str, Any]) -> None:
     """Write the arrays of a shard and, last, its done-marker; each atomically."""
-    marker = {
-        "samples": len(features.source),
-        "bank": features.bank is not None,
-        "fingerprint": dict(fingerprint),
-    }
-    write_arrays(root, shard, {kind: getattr(features, kind) for kind in KINDS}, marker)
+    write_shard_in_batches(root, shard, len(features.source), [features], fingerprint)
+
+
+def write_shard_in_batches(
+    root: Path, shard: str, samples: int, batches: Iterable[ShardFeatures], fingerprint: Mapping[str, Any]
+) -> None:
+    """The same from batches of its samples, each written as it comes."""
+    arrays = ({kind: getattr(batch, kind) for kind in KINDS} for batch in batches)
+    write_batches(root, shard, samples, arrays, {"fingerprint": dict(fingerprint)})
+
+
+def remove_store(root: Path) -> None:
+    """Delete a feature store with its neighbour table, finished or not. Raises UserError when `root` is none."""
+    path = root / "manifest.json"
+    if path.exists():
+        manifest = read_json(path, "the manifest", "Remove the folder by hand.")
+        ours = isinstance(manifest, dict) and str(manifest.get("format")).startswith(f"{FAMILY}/")
+    else:
+        entries = list(root.iterdir()) if root.exists() else []
+        ours = (root / "parts").is_dir() or not entries
+        ours = ours and all(entry.name in ("parts", "knn") or entry.suffix in (".npy", ".tmp") for entry in entries)
+    if not ours:
+        raise UserError(
+            f"features.dir={root} is not a feature store (no manifest.json of format {FAMILY}, or other files beside "
+            "arrays), so --overwrite does not delete it; choose another folder, or remove this one by hand"
+        )
+    if root.exists():
+        shutil.rmtree(root)
 
 
 def is_done(root: Path, shard: str, fingerprint: Mapping[str, Any], bank: bool, remedy: str) -> bool:
-    """Whether a shard is there, with the bank if that is wanted. Raises StaleInputError for another input's."""
+    """Whether a shard is there whole, with the bank if that is wanted. Raises StaleInputError for another input's."""
     marker = read_marker(root, shard, fingerprint, remedy)
-    return marker is not None and (bool(marker["bank"]) or not bank)
+    return marker is not None and ("bank" in marker["bytes"] or not bank)
 
 
 def write_manifest(root: Path, shards: list[str], fingerprint: Mapping[str, Any], **more: Any) -> None:
     """Declare the store complete."""
-    write_json(root / "manifest.json", {"format": FORMAT, "shards": shards, "fingerprint": dict(fingerprint), **more})
+    declare_complete(root, shards, FORMAT, fingerprint, REMEDY, **more)
 
 
 class FeatureStore(ShardArrays):
-    """Reads a complete store by memory map; what is refused, and how, is ShardArrays'."""
+    """Reads a complete store by memory map; what is refused, and how, is ShardArrays'. `kinds` are those of KINDS."""
 
     def __init__(self, root: Path, fingerprint: Mapping[str, Any], remedy: str) -> None:
-        super().__init__(root, fingerprint, remedy, what="the feature store", format=FORMAT, counted="source")
+        super().__init__(root, fingerprint, remedy, what="the feature store", format=FORMAT)
 
     @property
     def has_bank(self) -> bool:
         """Whether dense features are there for every shard."""
-        return all((self.root / f"{shard}.bank.npy").exists() for shard in self.shards)
+        return "bank" in self.kinds
 
     @property
     def has_labels(self) -> bool:
         """Whether labels at training size are there for every shard."""
-        return all((self.root / f"{shard}.labels.npy").exists() for shard in self.shards)
+        return "labels" in self.kinds
 
     @property
     def sources(self) -> NDArray[np.int64]:
         """Source image of every sample, (N,)."""
-        return np.concatenate(self._open("source"))
+        return np.concatenate([self.array("source", shard) for shard in range(len(self.shards))])
 
     def rows(self, kind: str, ids: NDArray[np.int64]) -> NDArray[Any]:
-        """Rows of `descriptors`, `bank` or `labels` for sample ids (n,), stacked: (n, …)."""
-        return self._gather(kind, ids)
+        """Rows of a kind for sample ids (n,), stacked: (n, …)."""
+        return self.gather(kind, ids)
 
-    def blocks(self, size: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """Descriptors in order, as (first id, (n, D)) with n ≤ size; a block may span shards."""
-        arrays = self._open("descriptors")
-        for first in range(0, len(self), size):
-            last = min(first + size, len(self))
-            touched = range(
-                int(np.searchsorted(self.starts, first, side="right")) - 1,
-                int(np.searchsorted(self.starts, last, side="left")),
-            )
-            pieces = [arrays[s][max(first - self.starts[s], 0) : last - self.starts[s]] for s in touched]
-            yield first, np.concatenate(pieces)
+    def descriptors(self, first: int, last: int) -> NDArray[Any]:
+        """Those of ids first … last − 1 as they are stored, copied: (last − first, D); they may span shards."""
+        touched = range(
+            int(np.searchsorted(self.starts, first, side="right")) - 1,
+            int(np.searchsorted(self.starts, last, side="left")),
+        )
+        return np.concatenate(
+            [self.array("descriptors", s)[max(first - self.starts[s], 0) : last - self.starts[s]] for s in touched]
+        )

@@ -1,33 +1,46 @@
 """A Ray cluster, and how shard functions run on it.
 
 An existing cluster is used when RAY_ADDRESS names one; otherwise a local one is started and stopped again. Ray supplies
-the workers; what runs on them are pure functions that do not know it. A worker that dies is restarted and its task
-repeated; an error of the user's (UserError) comes back as itself.
+the workers; what runs on them are pure functions that do not know it. A worker that dies is replaced and its task
+repeated (pool.py); an error of the user's (UserError) comes back as itself.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
 from stego_dist import console
 from stego_dist.errors import UserError
+from stego_dist.jobs.pool import Lanes, Pool, Worker
 
 T = TypeVar("T")
 R = TypeVar("R")
 OBJECT_STORE_BYTES = 256 * 2**20
 """Tasks and results are small: arrays go through files."""
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_health_check_initial_delay_ms": "2000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "3",
+    "RAY_grpc_client_keepalive_time_ms": "5000",
+    "RAY_grpc_client_keepalive_timeout_ms": "3000",
+}
+"""Set, where they are not, before Ray is imported; launchers export the same on all nodes. A lost node is then noticed
+in seconds: with Ray's own values a driver was still waiting after 150 s."""
 
 
 @contextmanager
 def ray_cluster() -> Iterator[Any]:
     """Yield the `ray` module, connected; a local cluster lives as long as the context."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
     address = os.environ.get("RAY_ADDRESS")
     if address is None and "RAY_AUTH_MODE" not in os.environ:
         # a token of this cluster's own, instead of one that Ray would write into HOME
@@ -41,8 +54,14 @@ def ray_cluster() -> Iterator[Any]:
     try:
         if address is None:
             console.say("starting a local Ray cluster")
-            ray.init(include_dashboard=False, log_to_driver=False, object_store_memory=OBJECT_STORE_BYTES,
-                     logging_level="ERROR")  # fmt: skip
+            # "local": a cluster of our own, although another's may run on this machine
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                logging_level="ERROR",
+            )
         else:
             console.say(f"connecting to the Ray cluster at {address}")
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
@@ -57,66 +76,84 @@ def ray_cluster() -> Iterator[Any]:
 
 
 def run_on_workers(
-    make: Callable[[], Callable[[T], R]], tasks: Sequence[T], *, workers: int | None = None, gpu: bool = False
+    make: Callable[[], Callable[[T], R]],
+    tasks: Iterable[T],
+    *,
+    workers: int | None = None,
+    gpus: float = 0.0,
+    lane: Callable[[T], Hashable] | None = None,
+    then: Callable[[R], Iterable[T]] | None = None,
+    attempts: int = 3,
+    name: Callable[[T], str] = repr,
 ) -> Iterator[R]:
-    """Results of `make()(task)` for all tasks, in the order in which they finish.
+    """Results of `make()(task)` for all tasks, in the order in which they finish; each once, whatever dies meanwhile.
 
-    `make` runs once in each worker (to load a model, say). With `gpu` a worker holds one GPU where the cluster has
-    any; workers None: one a GPU, or one a CPU. The first failure is raised after the tasks in flight are cancelled.
+    Args:
+        make: runs once in each worker (to load a model, say).
+        tasks: handed out in their order, or in that of their lane.
+        workers: how many at most; None: as many as have a place on the cluster, one a CPU, or `1 / gpus` a GPU.
+        gpus: GPUs of a worker, whole or a fraction; a cluster without any gives none.
+        lane: tasks of a lane go to the worker that is on it; others help when no lane is left without a worker.
+        then: more tasks that follow from a result; they go ahead of all others, to the first free worker.
+        attempts: workers that a task may cost before it is given up.
+        name: how errors call a task.
+
+    Raises what a task raised, after the tasks in flight are finished, and UserError: a task that kills its workers, a
+    cluster without a worker.
     """
+    lanes = Lanes(tasks, lane)
+    if not lanes:
+        return
     with ray_cluster() as ray:
-        resources = ray.cluster_resources()
-        gpus = int(resources.get("GPU", 0)) if gpu else 0
-        count = max(1, min(workers or gpus or int(resources.get("CPU", 1)), len(tasks)))
-        options = {"num_cpus": 1, "num_gpus": 1 if gpus else 0, "max_restarts": -1, "max_task_retries": -1}
-        actor = ray.remote(_Worker).options(**options)
-        pool = [actor.remote(make) for _ in range(count)]
-        left = iter(tasks)
-        busy = {}
-        try:
-            for worker, task in zip(pool, left):
-                busy[worker.run.remote(task)] = worker
-            while busy:
-                (done,), _ = ray.wait(list(busy), num_returns=1)
-                worker = busy.pop(done)
-                result = _get(ray, done)
-                for task in left:
-                    busy[worker.run.remote(task)] = worker
-                    break
-                yield result
-        finally:
-            for worker in pool:
-                ray.kill(worker)
+        nodes, gpus, places = _cluster(ray, gpus)
+        options = {
+            "num_cpus": _threads(nodes, workers or places, gpus),
+            "num_gpus": gpus,
+            "max_restarts": 0,  # the pool replaces them: Ray would make the task wait for a node that may never return
+            "scheduling_strategy": "SPREAD",
+        }
+        start = partial(ray.remote(Worker).options(**options).remote, make)
+        yield from Pool(ray, start, lanes, then=then, attempts=attempts, name=name).results(
+            min(workers or places, len(lanes))
+        )
 
 
-def run_tasks(fn: Callable[[T], R], tasks: Sequence[T], *, workers: int | None = None) -> Iterator[R]:
+def worker_count(workers: int | None, gpus: float) -> int:
+    """How many workers `run_on_workers` would start for any number of tasks."""
+    with ray_cluster() as ray:
+        return workers or _cluster(ray, gpus)[2]
+
+
+def _cluster(ray: Any, gpus: float) -> tuple[list[Mapping[str, float]], float, int]:
+    """Resources of the living nodes, GPUs of a worker, and how many workers have a place. Raises UserError: none."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    gpus = gpus if any(node.get("GPU") for node in nodes) else 0.0
+    places = _places(nodes, 1, gpus)
+    if not places:
+        raise UserError(f"no node of the Ray cluster has the CPU and the {gpus:g} GPUs that a worker takes")
+    return nodes, gpus, places
+
+
+def _places(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
+    """Workers of so many CPUs and GPUs that fit the nodes."""
+    return sum(
+        int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) / gpus + 1e-6 if gpus else node.get("CPU", 0)))
+        for node in nodes
+    )
+
+
+def _threads(nodes: Sequence[Mapping[str, float]], workers: int, gpus: float) -> int:
+    """CPUs of a worker, which are its threads (Ray sets OMP_NUM_THREADS where it is unset): as many as leave a place
+    for each of the workers, since cores that no worker holds would lie idle. It is no matter of how many tasks are
+    left: products may round otherwise with other threads, and a job that is started again goes on as it began."""
+    most = int(max(node.get("CPU", 0) for node in nodes))
+    return max((cpus for cpus in range(1, most + 1) if _places(nodes, cpus, gpus) >= workers), default=1)
+
+
+def run_tasks(fn: Callable[[T], R], tasks: Iterable[T], *, workers: int | None = None) -> Iterator[R]:
     """Results of `fn(task)` for all tasks on the CPUs of the cluster, in the order in which they finish."""
     return run_on_workers(partial(_constant, fn), tasks, workers=workers)
 
 
 def _constant(fn: Callable[[T], R]) -> Callable[[T], R]:
     return fn
-
-
-class _Worker:
-    """A Ray actor that keeps what `make` built."""
-
-    def __init__(self, make: Callable[[], Callable[[Any], Any]]) -> None:
-        self.make = make
-        self.fn: Callable[[Any], Any] | None = None
-
-    def run(self, task: Any) -> Any:
-        """The result of a task, or the user's error as a value."""
-        try:
-            if self.fn is None:
-                self.fn = self.make()
-            return None, self.fn(task)
-        except UserError as error:
-            return error, None
-
-
-def _get(ray: Any, reference: Any) -> Any:
-    error, result = ray.get(reference)
-    if error is not None:
-        raise error
-    return result

@@ -1,51 +1,68 @@
 """One pass of the frozen backbone over the training shards: descriptors for KNN, and the bank when it is wanted.
 
-`embed_shard` is a pure function of a shard; Ray workers take shards until none is left. What is done is skipped, so a
-killed job continues where it stopped.
+What is embedded is a pure function of a shard; Ray workers take shards until none is left. What is done is skipped, so
+a killed job continues where it stopped.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
-from collections.abc import Callable
+import socket
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from stego_dist import console
 from stego_dist.config import Config
-from stego_dist.data.manifest import ShardSet
+from stego_dist.data.manifest import ShardSet, Split
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.inputs import AUTOCAST, features_fingerprint, make_backbone
 from stego_dist.errors import UserError
-from stego_dist.features.store import ShardFeatures, is_done, write_manifest, write_shard
+from stego_dist.features.embed import Recipe, View, embed_samples
+from stego_dist.features.store import ShardFeatures, is_done, remove_store, write_manifest, write_shard_in_batches
 from stego_dist.jobs.cluster import run_on_workers
-from stego_dist.models.backbone import Backbone, descriptors
-from stego_dist.rundir import Fingerprint
+from stego_dist.models.backbone import Backbone
+from stego_dist.rundir import Fingerprint, writing_to
+from stego_dist.shardarrays import remove_leftovers
 
 REMEDY = "Pass --overwrite to compute it again, or choose another features.dir."
+RESTART = "What is finished is kept: the same command goes on from there."
+WORKERS_SHOWN = 32
+"""Workers whose rates are listed at the end, the slowest."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A finished shard: who did it, and how fast."""
+
+    worker: str
+    crops: int
+    seconds: float
 
 
 def embed(config: Config, *, bank: bool, overwrite: bool = False) -> Fingerprint:
     """Write the feature store of the training split to features.dir; returns its fingerprint.
 
-    Raises UserError: the bank does not fit on the disk; StaleInputError: what lies there was made from something else.
+    Raises UserError: it does not fit on the disk, a sample can't be read, features.dir can't be overwritten or written;
+    StaleInputError: what lies there was made from something else.
     """
     shard_set = ShardSet.open(config.data.shards, config.data.storage)
     split = shard_set.split(config.data.train_split)
     backbone = make_backbone(config)
     fingerprint = features_fingerprint(config, shard_set, backbone)
     root = Path(config.features.dir)
-    if overwrite and root.exists():
-        shutil.rmtree(root)
     names = [shard.name for shard in split.shards]
+    with writing_to(root, RESTART):
+        remove_leftovers(root, names)
+        if overwrite:
+            remove_store(root)
     todo = [i for i, name in enumerate(names) if not is_done(root, name, fingerprint, bank, REMEDY)]
-    grid = config.data.resolution // backbone.stride
-    if bank:
-        _check_space(root, sum(split.shards[i].samples for i in todo), backbone.dim, grid, config, split.labelled)
     done = split.num_samples - sum(split.shards[i].samples for i in todo)
     console.say(
         f"embedding {split.num_samples} crops of {shard_set.root} with {backbone.name} at {config.data.resolution} "
@@ -53,61 +70,137 @@ def embed(config: Config, *, bank: bool, overwrite: bool = False) -> Fingerprint
         + (f" ({done} are there already)" if done else "")
     )
     if todo:
+        _check_space(config, split, backbone, todo, bank)
+        with writing_to(root, RESTART):
+            (root / "parts").mkdir(parents=True, exist_ok=True)
         make = partial(_make_worker, config, fingerprint, bank)
+        rates = _Rates()
         with console.progress("embed", split.num_samples, "crops", done) as bar:
-            for count in run_on_workers(make, todo, workers=config.features.workers, gpu=True):
-                bar.advance(count)
-    write_manifest(root, names, fingerprint, dim=backbone.dim, grid=[grid, grid])
+            for shard in run_on_workers(
+                make, todo, workers=config.features.workers, gpus=config.features.gpus_per_worker,
+                name=lambda i: f"shard {names[i]}",
+            ):  # fmt: skip
+                bar.advance(shard.crops, **rates.add(shard))
+        rates.report()
+    grid = config.data.resolution // backbone.stride
+    with writing_to(root, RESTART):
+        remove_leftovers(root, names)  # of workers that died
+        write_manifest(root, names, fingerprint, dim=backbone.dim, grid=[grid, grid])
     return fingerprint
 
 
-def _make_worker(config: Config, fingerprint: Fingerprint, bank: bool) -> Callable[[int], int]:
+def _make_worker(config: Config, fingerprint: Fingerprint, bank: bool) -> Callable[[int], Embedded]:
     """Runs in a worker: load the backbone once."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     samples = ShardSamples(ShardSet.open(config.data.shards, config.data.storage), config.data.train_split)
     backbone = make_backbone(config).to(device)
+    run = _compiled(config, backbone, device) if config.features.compile else backbone
+    root, me = Path(config.features.dir), f"{socket.gethostname()}:{os.getpid()}"
 
-    def embed_and_write(shard: int) -> int:
-        features = embed_shard(config, samples, backbone, shard, bank, device)
-        write_shard(Path(config.features.dir), samples.split.shards[shard].name, features, fingerprint)
-        return len(features.source)
+    def embed_and_write(number: int) -> Embedded:
+        shard, start = samples.split.shards[number], time.monotonic()
+        with writing_to(root, RESTART):
+            batches = embed_shard(config, samples, run, number, bank, device)
+            write_shard_in_batches(root, shard.name, shard.samples, batches, fingerprint)
+        return Embedded(me, shard.samples, time.monotonic() - start)
 
     return embed_and_write
 
 
 def embed_shard(
-    config: Config, samples: ShardSamples, backbone: Backbone, shard: int, bank: bool, device: torch.device
-) -> ShardFeatures:
-    """Features of all samples of a shard, in order. Raises UserError naming a sample that can't be read."""
-    first, last = int(samples.shard_starts[shard]), int(samples.shard_starts[shard + 1])
-    dtype = AUTOCAST[config.features.precision]
-    pooled, dense, labels = [], [], []
-    for start in range(first, last, config.features.batch_size):
-        ids = range(start, min(start + config.features.batch_size, last))
-        views = samples.views(ids, config.data.resolution, config.data.image_resize)
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            feats = backbone(torch.stack([image for image, _ in views]).to(device))
-        pooled.append(descriptors(feats).cpu().numpy())
+    config: Config,
+    samples: ShardSamples,
+    backbone: Callable[[Tensor], Tensor],
+    shard: int,
+    bank: bool,
+    device: torch.device,
+) -> Iterator[ShardFeatures]:
+    """Features of all samples of a shard, in batches. Raises UserError naming a sample that can't be read."""
+
+    def view(i: int) -> View:
         if bank:
-            dense.append(feats.half().cpu().numpy())
-            labels += [label.numpy() for _, label in views if label is not None]
-    return ShardFeatures(
-        descriptors=np.concatenate(pooled),
-        source=samples.source[first:last],
-        bank=np.concatenate(dense) if bank else None,
-        labels=np.stack(labels) if labels else None,
+            return samples.view(i, config.data.resolution, config.data.image_resize)
+        return samples.image_view(i, config.data.resolution, config.data.image_resize), None
+
+    recipe = Recipe(
+        batch_size=config.features.batch_size,
+        autocast=AUTOCAST[config.features.precision],
+        descriptors=config.features.descriptors,
+        bank=bank,
+        threads=max(torch.get_num_threads(), samples.shard_set.storage.parallel),
     )
+    first, last = int(samples.shard_starts[shard]), int(samples.shard_starts[shard + 1])
+    return embed_samples(
+        recipe, range(first, last), view=view, sources=samples.source, backbone=backbone, device=device,
+        describe=lambda i: samples.describe(i, ".jpg"),
+    )  # fmt: skip
 
 
-def _check_space(root: Path, samples: int, dim: int, grid: int, config: Config, labelled: bool) -> None:
-    """Say how many bytes the bank takes; refuse when they are not free."""
-    wanted = samples * (dim * grid * grid * 2 + (config.data.resolution**2 if labelled else 0))
-    existing = next(parent for parent in [root.resolve(), *root.resolve().parents] if parent.exists())
-    stat = os.statvfs(existing)
-    free = stat.f_bavail * stat.f_frsize
-    console.say(f"the bank takes {wanted / 2**30:.2f} GiB of {free / 2**30:.1f} GiB free")
-    if wanted > free:
+def _compiled(config: Config, backbone: Backbone, device: torch.device) -> Callable[[Tensor], Tensor]:
+    """The backbone compiled for batches of one size; smaller ones are filled up. Raises UserError when that fails."""
+    size, side, dtype = config.features.batch_size, config.data.resolution, AUTOCAST[config.features.precision]
+    compiled = torch.compile(backbone, dynamic=False)
+
+    def run(images: Tensor) -> Tensor:
+        filled = torch.cat([images, images[:1].expand(size - len(images), -1, -1, -1)])
+        feats: Tensor = compiled(filled)
+        return feats[: len(images)]
+
+    try:
+        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype is not None):
+            run(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device))
+    except Exception as error:  # whatever the compiler and the compilers that it calls raise
+        reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"features.dir={root}: the bank needs {wanted / 2**30:.1f} GiB, {free / 2**30:.1f} GiB are free; choose "
-            "another folder or train.features=online"
+            f"features.compile: torch.compile of {backbone.name} failed ({type(error).__name__}: {reason}); it needs a "
+            "C++ compiler, and on a GPU Triton. Set features.compile=false"
+        ) from None
+    return run
+
+
+class _Rates:
+    """Crops a second of every worker."""
+
+    def __init__(self) -> None:
+        self._done: dict[str, list[Embedded]] = defaultdict(list)
+
+    def add(self, shard: Embedded) -> dict[str, str]:
+        """Count a shard; its worker's rate, for the progress line."""
+        self._done[shard.worker].append(shard)
+        return {shard.worker: f"{shard.crops / shard.seconds:.1f} crops/s"}
+
+    def report(self) -> None:
+        """Say what each worker did."""
+        lines = []
+        for worker, shards in self._done.items():
+            crops = sum(shard.crops for shard in shards)
+            rate = crops / sum(shard.seconds for shard in shards)
+            lines.append((rate, f"worker {worker}: {len(shards)} shards, {crops} crops, {rate:.1f} crops/s"))
+        if len(lines) > WORKERS_SHOWN:
+            console.say(f"the slowest {WORKERS_SHOWN} of {len(lines)} workers:")
+        for _, line in sorted(lines)[:WORKERS_SHOWN]:
+            console.say(line)
+
+
+def _check_space(config: Config, split: Split, backbone: Backbone, todo: list[int], bank: bool) -> None:
+    """Say how many bytes what is left to do takes; refuse when they are not free."""
+    root, grid = Path(config.features.dir), config.data.resolution // backbone.stride
+    samples = sum(split.shards[i].samples for i in todo)
+    described = samples * (backbone.dim * (2 if config.features.descriptors == "float16" else 4) + 8)
+    labels = config.data.resolution**2 if split.labelled else 0
+    banked = samples * (backbone.dim * grid * grid * 2 + labels) if bank else 0
+    replaced = sum(file.stat().st_size for i in todo for file in root.glob(f"{split.shards[i].name}.*.npy"))
+    needed = described + banked - replaced
+    stat = os.statvfs(next(parent for parent in [root.resolve(), *root.resolve().parents] if parent.exists()))
+    free = stat.f_bavail * stat.f_frsize
+    console.say(
+        f"descriptors take {described / 1e9:.3f} GB"
+        + (f", the bank {banked / 1e9:.3f} GB" if bank else "")
+        + (f", of which {replaced / 1e9:.3f} GB replace what is there" if replaced else "")
+        + f"; {free / 1e9:.1f} GB are free"
+    )
+    if needed > free:
+        raise UserError(
+            f"features.dir={root}: {'descriptors and bank' if bank else 'descriptors'} need {needed / 1e9:.3f} GB, "
+            f"{free / 1e9:.3f} GB are free; choose another folder" + (" or train.features=online" if bank else "")
         )

@@ -31,7 +31,7 @@ from stego_dist.data.plan import BuildOptions
 from stego_dist.data.samples import ShardSamples
 from stego_dist.data.stream import read_run
 from stego_dist.engine.feed import NeighbourDraw, OnlineFeed
-from stego_dist.knn.search import Neighbours
+from stego_dist.knn.ranking import Neighbours
 from stego_dist.knn.table import KnnTable, write_manifest, write_part
 from stego_dist.quickstart.landscapes import write_dataset
 from tests.benchmarks.timing import rates, table

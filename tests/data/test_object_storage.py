@@ -101,9 +101,10 @@ def test_samples_batches_and_features_equal_the_local_ones(places, remote, tmp_p
 
     config = config_at(tmp_path)
     backbone = make_backbone(config)
-    one, other = (embed_shard(config, s, backbone, 1, True, torch.device("cpu")) for s in (near, far))
-    for name in ("descriptors", "source", "bank", "labels"):
-        assert np.array_equal(getattr(one, name), getattr(other, name))
+    both = (embed_shard(config, s, backbone, 1, True, torch.device("cpu")) for s in (near, far))
+    for one, other in zip(*both, strict=True):
+        for name in ("descriptors", "source", "bank", "labels"):
+            assert np.array_equal(getattr(one, name), getattr(other, name))
 
 
 def test_verify_checks_what_lies_there(places, remote):

@@ -15,7 +15,7 @@ from stego_dist.engine.feed import BankFeed, Batch, Feed, NeighbourDraw, OnlineF
 from stego_dist.errors import UserError
 from stego_dist.features.store import FeatureStore, ShardFeatures, write_manifest, write_shard
 from stego_dist.knn import table as knn_table
-from stego_dist.knn.search import Neighbours
+from stego_dist.knn.ranking import Neighbours
 from stego_dist.knn.table import KnnTable
 from tests.tiny import build_shards
 

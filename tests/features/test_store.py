@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from stego_dist import shardarrays
 from stego_dist.errors import StaleInputError, UserError
-from stego_dist.features.store import FeatureStore, ShardFeatures, is_done, write_manifest, write_shard
+from stego_dist.features.store import (
+    FeatureStore,
+    ShardFeatures,
+    is_done,
+    remove_store,
+    write_manifest,
+    write_shard,
+    write_shard_in_batches,
+)
 
 SIZES = {"train-00000": 5, "train-00001": 1, "train-00002": 7, "train-00003": 4}
 N = sum(SIZES.values())
@@ -64,10 +74,9 @@ def test_round_trip_of_rows_across_shards(root, arrays):
 @pytest.mark.parametrize("size", [1, 2, 5, 6, 7, 13, N - 1, N, 1000])
 def test_blocks_in_order_are_the_descriptors(root, arrays, size):
     store = open_store(root)
-    blocks = list(store.blocks(size))
-    assert [first for first, _ in blocks] == list(range(0, N, size))
-    assert all(len(rows) == min(size, N - first) for first, rows in blocks)
-    np.testing.assert_array_equal(np.concatenate([rows for _, rows in blocks]), arrays["descriptors"])
+    for first in range(0, N, size):
+        rows = store.descriptors(first, min(first + size, N))
+        np.testing.assert_array_equal(rows, arrays["descriptors"][first : first + size])
 
 
 def test_descriptors_alone(tmp_path, arrays):
@@ -122,7 +131,7 @@ def test_an_unfinished_store_is_refused(root):
 def test_another_format_is_refused(root):
     manifest = json.loads((root / "manifest.json").read_text())
     (root / "manifest.json").write_text(json.dumps({**manifest, "format": "stego_dist.features/9"}))
-    with pytest.raises(UserError, match=r"'stego_dist\.features/9', expected 'stego_dist\.features/1'\. Make it again"):
+    with pytest.raises(UserError, match=r"'stego_dist\.features/9', expected 'stego_dist\.features/2'\. Make it again"):
         open_store(root)
 
 
@@ -145,19 +154,75 @@ def test_is_done(tmp_path, arrays):
         done(bank=False)
 
 
-def test_the_marker_comes_last(tmp_path, arrays, monkeypatch):
-    """A shard whose arrays could not all be written does not count as done."""
-    written = []
-    save = np.save
+def test_batches_give_the_bytes_of_the_whole(tmp_path, root, arrays):
+    first = 6
+    shard = {kind: array[first : first + 7] for kind, array in arrays.items()}
+    batches = (ShardFeatures(**{kind: array[i : i + 3] for kind, array in shard.items()}) for i in range(0, 7, 3))
+    write_shard_in_batches(tmp_path / "other", "train-00002", 7, batches, FINGERPRINT)
+    for kind, array in shard.items():
+        np.save(tmp_path / "saved.npy", array)
+        for folder in (root, tmp_path / "other"):
+            assert (folder / f"train-00002.{kind}.npy").read_bytes() == (tmp_path / "saved.npy").read_bytes()
+    assert json.loads((tmp_path / "other/parts/train-00002.json").read_text())["rows"] == 7
 
-    def failing(file, array):
-        if len(written) == 2:
-            raise OSError("disk full")
-        written.append(array)
-        save(file, array)
 
-    monkeypatch.setattr(np, "save", failing)
+@pytest.mark.parametrize("kind", ["descriptors", "bank"])
+@pytest.mark.parametrize("how", ["missing", "cut"])
+def test_a_shard_whose_array_is_not_whole_is_not_done(root, kind, how, capfd):
+    path = root / f"train-00001.{kind}.npy"
+    if how == "missing":
+        path.unlink()
+    else:
+        os.truncate(path, path.stat().st_size - 1)
+    assert not is_done(root, "train-00001", FINGERPRINT, False, REMEDY)
+    assert path.name in capfd.readouterr().err
+    assert is_done(root, "train-00002", FINGERPRINT, True, REMEDY)
+
+
+def test_stores_are_removed_and_other_folders_are_not(root, tmp_path):
+    (root / "knn").mkdir()
+    remove_store(root)
+    assert not root.exists()
+    remove_store(root)  # nothing to do
+    unfinished = tmp_path / "unfinished"
+    (unfinished / "parts").mkdir(parents=True)
+    (unfinished / "train-00000.source.npy").touch()
+    remove_store(unfinished)
+    assert not unfinished.exists()
+    for file in ("photo.jpg", "parts/../array.npy", "manifest.json"):
+        other = tmp_path / file.replace("/", "_")
+        (other / "parts").mkdir(parents=True)
+        (other / file).write_text('{"format": "stego_dist.shards/1"}')
+        if file.endswith("npy"):
+            (other / "parts").rmdir()  # arrays of somebody's
+        with pytest.raises(UserError, match="is not a feature store .*by hand"):
+            remove_store(other)
+        assert list(other.iterdir())
+
+
+def test_the_marker_comes_last(tmp_path, arrays):
+    """A shard whose arrays could not all be written does not count as done, and leaves nothing behind."""
+
+    def failing():
+        yield ShardFeatures(**{kind: array[:2] for kind, array in arrays.items()})
+        raise OSError("disk full")
+
     with pytest.raises(OSError, match="disk full"):
-        write(tmp_path / "store", arrays)
-    assert len(written) == 2 and not is_done(tmp_path / "store", "train-00000", FINGERPRINT, False, REMEDY)
-    assert not list((tmp_path / "store").rglob("*.tmp"))
+        write_shard_in_batches(tmp_path / "store", "train-00000", 5, failing(), FINGERPRINT)
+    assert not is_done(tmp_path / "store", "train-00000", FINGERPRINT, False, REMEDY)
+    assert not [path for path in (tmp_path / "store").rglob("*") if path.is_file()]
+
+
+def test_few_files_are_open_however_many_shards_there_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(shardarrays, "MAPPED", 3)
+    names = [f"train-{i:05d}" for i in range(40)]
+    for i, name in enumerate(names):
+        one = ShardFeatures(np.full((2, 4), i, np.float16), np.array([i, i]), None, None)
+        write_shard(tmp_path, name, one, FINGERPRINT)
+    write_manifest(tmp_path, names, FINGERPRINT)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    store = FeatureStore(tmp_path, FINGERPRINT, REMEDY)
+    ids = np.random.default_rng(0).permutation(80)
+    np.testing.assert_array_equal(store.rows("descriptors", ids)[:, 0], ids // 2)
+    np.testing.assert_array_equal(store.sources, np.arange(80) // 2)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 4

@@ -26,6 +26,10 @@ def cluster():
         ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
 
 
+def constant(fn: Callable[..., object]) -> Callable[..., object]:
+    return fn
+
+
 def square(x: int) -> int:
     return x * x
 
@@ -48,6 +52,23 @@ def die_once(folder: Path, x: int) -> tuple[int, int]:
     if x == 2 and attempts == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return x, attempts
+
+
+def die(x: int) -> int:
+    if x == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return x
+
+
+def slow_or_complain(begun: Path, x: int) -> int:
+    """Task 0 fails as soon as task 1 is begun, which takes longer."""
+    while x == 0 and not begun.exists():
+        time.sleep(0.01)
+    if x == 0:
+        raise UserError("task 0 is not wanted")
+    begun.touch()
+    time.sleep(0.5)
+    return x
 
 
 def make_counting(folder: Path) -> Callable[[int], tuple[int, int]]:
@@ -88,6 +109,31 @@ def test_an_error_of_ours_is_raised_with_its_cause():
 def test_a_worker_that_is_killed_is_replaced_and_its_task_repeated(tmp_path):
     found = sorted(run_tasks(partial(die_once, tmp_path), range(5), workers=2))
     assert found == [(0, 1), (1, 1), (2, 2), (3, 1), (4, 1)]
+
+
+def test_a_task_that_always_kills_its_worker_is_given_up_by_name():
+    found, it = [], run_on_workers(partial(constant, die), range(9), workers=2, name="shard {}".format)
+    with pytest.raises(UserError, match=r"^shard 3: 3 workers died at it.*memory.*fewer workers"):
+        found.extend(it)
+    assert set(found) <= set(range(9)) - {3} and len(found) == len(set(found))
+
+
+def test_what_others_are_at_is_finished_before_an_error_is_raised(tmp_path):
+    found = run_tasks(partial(slow_or_complain, tmp_path / "begun"), range(4), workers=2)
+    assert next(found) == 1  # task 0 had failed long before
+    with pytest.raises(UserError, match="task 0 is not wanted"):
+        next(found)
+
+
+def test_a_worker_stays_on_its_lane():
+    tasks = [1, 10, 2, 20, 3, 30]
+    found = list(run_on_workers(partial(constant, square), tasks, workers=1, lane=lambda x: x >= 10))
+    assert found == [1, 4, 9, 100, 400, 900]
+
+
+def test_follow_ups_go_ahead():
+    found = list(run_on_workers(partial(constant, square), [2, 5, 6], workers=1, then=lambda x: [x] if x < 10 else []))
+    assert found == [4, 16, 25, 36]
 
 
 def test_make_runs_once_in_each_worker(tmp_path):

@@ -1,102 +1,91 @@
-"""The search against golden neighbours and a float64 brute force, whatever the blocks, library and ties."""
+"""The exact search against golden neighbours and a float64 brute force, whatever blocks, shares, library and ties."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
-from stego_dist.errors import UserError
-from stego_dist.knn import search as module
-from stego_dist.knn.search import SLACK, Neighbours, backend, faiss_top_k, search, torch_top_k
+from stego_dist.errors import ConfigError, UserError
+from stego_dist.knn import exact
+from stego_dist.knn.exact import FIXED, SLACK, ExactShare, Sizes, plan_sizes
+from stego_dist.knn.kernels import FaissKernel, TorchKernel, kernel
+from stego_dist.knn.ranking import Neighbours, products, top_k
+from stego_dist.knn.search import search, share_spans
 from tests.helpers import assert_golden
+from tests.knn.database import Array, assert_same, brute_force, on_grid, unit
 
-BACKENDS = [faiss_top_k, torch_top_k]
+KERNELS = [FaissKernel(), TorchKernel()]
 BLOCKS = [7, 64, 1000]
 
 
-@dataclass
-class Array:
-    """A database in memory that counts how often it is walked."""
+@pytest.fixture
+def blocks(monkeypatch):
+    """Fix the sizes of a share's search."""
 
-    descriptors: np.ndarray
-    walks: int = 0
+    def fix(rows: int, queries: int = 4096, resident: bool = True) -> None:
+        monkeypatch.setattr(exact, "plan_sizes", lambda *_: Sizes(resident, rows, queries))
 
-    def blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
-        self.walks += 1
-        for first in range(0, len(self), size):
-            yield first, self.descriptors[first : first + size]
-
-    def rows(self, kind: str, ids: np.ndarray) -> np.ndarray:
-        assert kind == "descriptors"
-        return self.descriptors[ids]
-
-    def __len__(self) -> int:
-        return len(self.descriptors)
+    return fix
 
 
-def unit(rng: np.random.Generator, n: int, dim: int = 24) -> np.ndarray:
-    x = rng.standard_normal((n, dim))
-    return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+def find(feats: np.ndarray, ids: np.ndarray | None = None, **options: object) -> Neighbours:
+    ids = np.arange(len(feats)) if ids is None else ids
+    return search(query_ids=ids, database=Array(feats), **{"k": 10, "by": KERNELS[0], **options})
 
 
-def brute_force(feats: np.ndarray, sources: np.ndarray, k: int, exclude: bool = False) -> Neighbours:
-    """By a loop in float64: the query first, then by (−similarity, id)."""
-    n = len(feats)
-    ids, similarities = np.full((n, k), -1), np.full((n, k), -1, np.float32)
-    wide = feats.astype(np.float64)
-    for q in range(n):
-        dots = (wide * wide[q]).sum(1)
-        allowed = [i for i in range(n) if i != q and not (exclude and sources[i] == sources[q])]
-        chosen = [q, *sorted(allowed, key=lambda i: (-dots[i], i))][:k]
-        ids[q, : len(chosen)], similarities[q, : len(chosen)] = chosen, dots[chosen]
-    return Neighbours(ids, similarities)
-
-
-def find(feats: np.ndarray, sources: np.ndarray | None = None, **options: object) -> Neighbours:
-    arguments = {"k": 10, "block": 64, "top_k": faiss_top_k, **options}
-    sources = np.arange(len(feats)) if sources is None else sources
-    return search(query_ids=np.arange(len(feats)), database=Array(feats), sources=sources, **arguments)
-
-
-def assert_same(found: Neighbours, expected: Neighbours) -> None:
-    np.testing.assert_array_equal(found.ids, expected.ids)
-    np.testing.assert_array_equal(found.similarities, expected.similarities)
-    assert found.similarities.dtype == np.float32 and found.ids.dtype == np.int64
-
-
-@pytest.mark.parametrize("top_k", BACKENDS)
-@pytest.mark.parametrize("block", BLOCKS)
-def test_golden(golden, top_k, block):
+@pytest.mark.parametrize("by", KERNELS)
+@pytest.mark.parametrize("rows", BLOCKS)
+def test_golden(golden, blocks, by, rows):
+    blocks(rows)
     case = golden("knn")
-    feats = case["feats"] / np.linalg.norm(case["feats"], axis=1, keepdims=True)
-    k = case["out_neighbours"].shape[1]
-    found = find(feats, k=k, top_k=top_k, block=block)
+    found = find(on_grid(case["feats"], np.float32), k=case["out_neighbours"].shape[1], by=by)
     np.testing.assert_array_equal(found.ids, case["out_neighbours"])
     assert_golden(found.similarities, case["out_similarities"])
 
 
-@pytest.mark.parametrize("top_k", BACKENDS)
-@pytest.mark.parametrize("block", BLOCKS)
-def test_equals_brute_force(top_k, block):
-    feats = unit(np.random.default_rng(0), 230)
-    assert_same(find(feats, k=12, top_k=top_k, block=block), brute_force(feats, np.arange(230), 12))
+@pytest.mark.parametrize("by", KERNELS)
+@pytest.mark.parametrize("rows", BLOCKS)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_equals_brute_force(blocks, by, rows, dtype):
+    blocks(rows)
+    feats = unit(np.random.default_rng(0), 230, dtype=dtype)
+    assert_same(find(feats, k=12, by=by), brute_force(feats, 12))
 
 
-def test_random_cases_equal_brute_force():
+def test_random_cases_equal_brute_force(blocks):
     """Near ties included: coordinates on a coarse grid give many equal and almost equal cosines."""
     rng = np.random.default_rng(1)
-    for case in range(12):
+    for case in range(24):
         n, k, dim = int(rng.integers(20, 120)), int(rng.integers(1, 20)), int(rng.integers(2, 6))
         coarse = rng.integers(-2, 3, (n, dim)) + 0.001 * rng.integers(-1, 2, (n, dim))
         coarse[:, 0] += 5
-        feats = (coarse / np.linalg.norm(coarse, axis=1, keepdims=True)).astype(np.float32)
-        sources = rng.integers(0, n // 3, n)
-        exclude, top_k = bool(case % 2), BACKENDS[case // 2 % 2]
-        found = find(feats, sources, k=k, block=int(rng.integers(1, 60)), top_k=top_k, exclude_same_image=exclude)
-        assert_same(found, brute_force(feats, sources, k, exclude))
+        feats = on_grid(coarse, [np.float16, np.float32][case % 3 == 0])
+        blocks(int(rng.integers(1, 60)), int(rng.integers(1, 60)), bool(rng.integers(2)))
+        rules = {
+            "sources": rng.integers(0, n // 3, n) if case % 2 else None,
+            "min_similarity": float(rng.uniform(0.5, 0.99)) if case % 5 == 0 else None,
+        }
+        found = find(feats, k=k, by=KERNELS[case // 2 % 2], shares=int(rng.integers(1, 5)), **rules)
+        assert_same(found, brute_force(feats, k, **rules))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("dim", [24, 2048])
+def test_inner_products_are_exact(dtype, dim):
+    """In any order: a float64 sum of stored descriptors equals the sum of fractions."""
+    rng = np.random.default_rng(7)
+    feats = unit(rng, 12, dim, dtype)
+    which, where = np.divmod(np.arange(144), 12)
+    found = products(feats, feats, which, where)
+    for (q, r), product in zip(zip(which, where), found):
+        assert Fraction(product) == sum(Fraction(float(a)) * Fraction(float(b)) for a, b in zip(feats[q], feats[r]))
+    order = rng.permutation(dim)
+    np.testing.assert_array_equal(
+        found.reshape(12, 12), feats.astype(float)[:, order] @ feats.astype(float)[:, order].T
+    )
 
 
 def duplicated(count: int = 60) -> np.ndarray:
@@ -106,107 +95,157 @@ def duplicated(count: int = 60) -> np.ndarray:
     feats[rng.permutation(200)[:count]] = feats[17]
     moved = rng.permutation(200)[:15]
     feats[moved] = feats[17]
-    feats[moved, 0] = np.nextafter(feats[17, 0], np.float32(0))  # a little shorter
+    feats[moved, 0] = np.nextafter(feats[17, 0], np.float16(0))  # a little shorter
     return feats
 
 
-@pytest.mark.parametrize("top_k", BACKENDS)
-@pytest.mark.parametrize("block", [*BLOCKS, 1, 199])
-def test_heavy_ties_are_sorted_by_id(top_k, block):
+@pytest.mark.parametrize("by", KERNELS)
+@pytest.mark.parametrize("rows", [*BLOCKS, 1, 199])
+@pytest.mark.parametrize("shares", [1, 3])
+def test_heavy_ties_are_sorted_by_id(blocks, by, rows, shares):
+    blocks(rows)
     feats, k = duplicated(), 5
     copies = [set(np.flatnonzero((feats == row).all(1)).tolist()) for row in feats]
     assert max(map(len, copies)) > k + SLACK  # so float32 alone may lose some
-    found = find(feats, k=k, top_k=top_k, block=block)
-    assert_same(found, brute_force(feats, np.arange(200), k))
+    found = find(feats, k=k, by=by, shares=shares)
+    assert_same(found, brute_force(feats, k))
     for q, row in enumerate(found.ids):
         if len(copies[q]) > 40:
             assert row.tolist() == [q, *sorted(copies[q] - {q})[: k - 1]]
 
 
-def test_ties_make_a_query_searched_again():
-    """Without ties one walk over the database is enough; a query with too many is given another."""
-    for feats, walks in ((unit(np.random.default_rng(0), 200), 1), (duplicated(), None)):
-        database = Array(feats)
-        search(query_ids=np.arange(200), database=database, sources=np.arange(200), k=5, block=50)
-        assert database.walks == walks if walks else database.walks > 1
+def test_only_what_may_hide_a_tie_is_searched_again(monkeypatch, blocks):
+    """Without ties candidates are enough; a query with too many gets another look, at its block alone."""
+    seen = []
+    original = exact._visit_exactly
+
+    def spy(best, queries, *rest):
+        seen.append(len(queries))
+        return original(best, queries, *rest)
+
+    monkeypatch.setattr(exact, "_visit_exactly", spy)
+    blocks(50)
+    find(unit(np.random.default_rng(0), 200), k=5)
+    assert not seen
+    find(duplicated(), k=5)
+    assert 0 < sum(seen) < 4 * 200
 
 
-def test_a_backend_that_loses_ties_and_rounds_differently_gives_the_same():
+def test_a_kernel_that_loses_ties_and_rounds_differently_gives_the_same(blocks):
     """Any product within the stated rounding will do: here one with noise and ties broken backwards."""
     rng = np.random.default_rng(5)
 
-    def sloppy(queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        noise = rng.uniform(-1, 1, (len(queries), len(block))) * module.ROUNDING / 2.5
-        products = (queries @ block.T + noise).astype(np.float32)
-        rows = np.argsort(-products[:, ::-1], axis=1, kind="stable")[:, :k]
-        rows = len(block) - 1 - rows
-        return np.take_along_axis(products, rows, 1), rows
+    class Sloppy(FaissKernel):
+        def top_k(self, queries: np.ndarray, block: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+            noise = rng.uniform(-1, 1, (len(queries), len(block))) * self.rounding(queries.shape[1])
+            products = (queries @ block.T.astype(np.float32) + noise * 0.9).astype(np.float32)
+            rows = np.argsort(-products[:, ::-1], axis=1, kind="stable")[:, :k]
+            rows = len(block) - 1 - rows
+            return np.take_along_axis(products, rows, 1), rows
 
+    blocks(90)
     feats = duplicated()
-    assert_same(find(feats, k=5, top_k=sloppy), brute_force(feats, np.arange(200), 5))
-
-
-def test_query_chunks_do_not_change_the_result(monkeypatch):
-    feats = duplicated()
-    whole = find(feats, k=6)
-    monkeypatch.setattr(module, "QUERIES", 9)
-    assert_same(find(feats, k=6), whole)
+    assert_same(find(feats, k=5, by=Sloppy()), brute_force(feats, 5))
 
 
 def test_some_queries_are_rows_of_the_whole():
     feats = duplicated()
     whole, ids = find(feats, k=6), np.array([150, 3, 17, 18])
-    found = search(query_ids=ids, database=Array(feats), sources=np.arange(200), k=6, block=33)
-    assert_same(found, Neighbours(whole.ids[ids], whole.similarities[ids]))
+    assert_same(find(feats, ids, k=6), Neighbours(whole.ids[ids], whole.similarities[ids]))
 
 
-@pytest.mark.parametrize("top_k", BACKENDS)
-@pytest.mark.parametrize("block", BLOCKS)
-def test_other_crops_of_the_same_image_can_be_left_out(top_k, block):
+@pytest.mark.parametrize("by", KERNELS)
+@pytest.mark.parametrize("rows", BLOCKS)
+@pytest.mark.parametrize("crops", [6, 60])
+def test_other_crops_of_the_same_image_can_be_left_out(blocks, by, rows, crops):
     """All crops of an image are almost alike, so that without the rule they would be the neighbours."""
+    blocks(rows)
     rng = np.random.default_rng(3)
-    sources = rng.permutation(np.repeat(np.arange(30), 6)) * 10
-    centres = {s: unit(rng, 1)[0] for s in np.unique(sources)}
-    feats = np.stack([centres[s] for s in sources]) + 0.01 * rng.standard_normal((180, 24))
-    feats = (feats / np.linalg.norm(feats, axis=1, keepdims=True)).astype(np.float32)
-    found = find(feats, sources, k=8, exclude_same_image=True, top_k=top_k, block=block)
-    assert_same(found, brute_force(feats, sources, 8, exclude=True))
+    sources = rng.permutation(np.repeat(np.arange(180 // crops), crops)) * 10
+    centres = {s: unit(rng, 1, dtype=np.float32)[0] for s in np.unique(sources)}
+    feats = on_grid(np.stack([centres[s] for s in sources]) + 0.01 * rng.standard_normal((180, 24)))
+    found = find(feats, sources=sources, k=8, by=by)
+    assert_same(found, brute_force(feats, 8, sources))
     assert (found.ids[:, 0] == np.arange(180)).all() and (sources[found.ids[:, 1:]] != sources[:, None]).all()
-    kept = find(feats, sources, k=6, top_k=top_k, block=block)
+    kept = find(feats, k=6, by=by)
     assert (sources[kept.ids] == sources[:, None]).all()
 
 
 def test_too_few_samples_are_padded():
     feats = unit(np.random.default_rng(4), 4)
     found = find(feats, k=6)
-    assert_same(found, brute_force(feats, np.arange(4), 6))
+    assert_same(found, brute_force(feats, 6))
     assert (found.ids[:, 4:] == -1).all() and (found.similarities[:, 4:] == -1).all() and (found.ids[:, :4] >= 0).all()
-    lonely = find(feats, np.array([0, 0, 0, 1]), k=6, exclude_same_image=True)
+    lonely = find(feats, sources=np.array([0, 0, 0, 1]), k=6)
     assert lonely.ids.tolist()[0] == [0, 3, -1, -1, -1, -1] and sorted(lonely.ids[3, :4]) == [0, 1, 2, 3]
     assert find(feats[:1], k=3).ids.tolist() == [[0, -1, -1]]
 
 
 def test_everything_from_one_image_leaves_the_sample_alone():
     """More samples than candidates, and all of them excluded."""
-    feats = unit(np.random.default_rng(6), 80)
-    found = find(feats, np.zeros(80, np.int64), k=3, exclude_same_image=True)
+    found = find(unit(np.random.default_rng(6), 80), sources=np.zeros(80, np.int64), k=3)
     assert found.ids.tolist() == [[q, -1, -1] for q in range(80)]
+
+
+def test_a_least_similarity_leaves_out_the_rest():
+    feats = unit(np.random.default_rng(4), 60, 6)
+    found = find(feats, k=9, min_similarity=0.6)
+    assert_same(found, brute_force(feats, 9, min_similarity=0.6))
+    assert (found.ids == -1).any() and found.similarities[found.ids >= 0].min() >= 0.6
+    assert (find(feats, k=9, min_similarity=1.5).ids[:, 0] == np.arange(60)).all()
 
 
 def test_opposite_vectors_are_neighbours_too():
     """A similarity of −1 is a result, not padding."""
     feats = np.array([[1, 0], [-1, 0], [0, 1]], np.float32)
     found = find(feats, k=3)
-    assert found.ids.tolist() == [[0, 2, 1], [1, 2, 0], [2, 0, 1]] and found.similarities[0].tolist() == [
-        1,
-        0,
-        -1,
-    ]
+    assert found.ids.tolist() == [[0, 2, 1], [1, 2, 0], [2, 0, 1]] and found.similarities[0].tolist() == [1, 0, -1]
 
 
-def test_backends_by_name(monkeypatch):
-    assert backend("torch") is torch_top_k and backend("faiss") in BACKENDS
+def test_the_best_of_exact_similarities():
+    values = np.array([[0.1, 0.5, 0.5, 0.2, 0.5], [-np.inf, 0.3, -np.inf, 0.3, -np.inf]])
+    best, columns = top_k(values, 3)
+    assert columns.tolist() == [[1, 2, 4], [1, 3, 0]] and best[0].tolist() == [0.5] * 3
+    assert top_k(values[:, :2], 3)[1].tolist() == [[1, 0], [1, 0]]
+
+
+def test_shares_cover_the_database_once():
+    for n, shares in ((10, 3), (3, 10), (7, 7), (1, 1)):
+        spans = share_spans(n, shares)
+        assert [i for span in spans for i in span] == list(range(n)) and len(spans) == min(n, shares)
+
+
+def test_a_share_is_read_once_when_it_fits_and_streamed_when_it_does_not(blocks):
+    feats = unit(np.random.default_rng(0), 100)
+    for resident, reads in ((True, 100), (False, 400)):
+        blocks(30, 25, resident)
+        database = Array(feats)
+        share = ExactShare(database, 0, 100, KERNELS[0], 2**31, 5)
+        database.read = 0
+        share.best(feats)
+        assert database.read == reads
+
+
+def test_sizes_follow_the_budget():
+    for memory in (2**28, 2**30, 2**32):
+        for share in (1000, 10**6, 10**8):
+            sizes = plan_sizes(memory, share, 384, 2, 38)
+            held = sizes.rows * 384 * 6 + sizes.queries * (12 * 384 + 160 * 38) + FIXED
+            held += share * 768 if sizes.resident else 0
+            assert held <= memory and sizes.rows >= 256 and sizes.queries >= 16
+            assert sizes.resident == (share * 768 <= 0.7 * (memory - FIXED))
+    assert plan_sizes(2**32, 10**6, 384, 2, 38).rows == 65536
+    with pytest.raises(
+        ConfigError, match=r"knn\.memory_gb: 0\.0671 is too little .* width 384; give at least 0\.07"
+    ) as error:
+        plan_sizes(FIXED + 1000, 1000, 384, 2, 38)
+    least = float(re.search(r"at least ([\d.]+)", str(error.value))[1])
+    assert plan_sizes(int(least * 1e9), 10**9, 384, 2, 38).rows >= 256
+
+
+def test_kernels_by_name(monkeypatch):
+    assert isinstance(kernel("torch"), TorchKernel) and isinstance(kernel("faiss"), FaissKernel)
     monkeypatch.setitem(__import__("sys").modules, "faiss", None)
-    assert backend("auto") is torch_top_k
+    assert isinstance(kernel("auto"), TorchKernel)
     with pytest.raises(UserError, match=r"knn\.backend: faiss can't be loaded"):
-        backend("faiss")
+        kernel("faiss")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 
 import numpy as np
 import pytest
 
 from stego_dist.errors import StaleInputError, UserError
-from stego_dist.knn.search import Neighbours
+from stego_dist.knn.ranking import Neighbours
 from stego_dist.knn.table import KnnTable, is_done, write_manifest, write_part
 
 SIZES = {"train-00000": 3, "train-00001": 1, "train-00002": 6}
@@ -61,7 +62,7 @@ def test_missing_unfinished_and_damaged_tables(root, tmp_path):
         KnnTable(tmp_path / "nowhere", FINGERPRINT, REMEDY)
     manifest = json.loads((root / "manifest.json").read_text())
     (root / "manifest.json").write_text(json.dumps({**manifest, "format": "other/1"}))
-    with pytest.raises(UserError, match=r"'other/1', expected 'stego_dist\.knn/1'\. Build it again"):
+    with pytest.raises(UserError, match=r"'other/1', expected 'stego_dist\.knn/2'\. Build it again"):
         KnnTable(root, FINGERPRINT, REMEDY)
     (root / "manifest.json").write_text(json.dumps(manifest))
     for kind in ("ids", "similarities"):
@@ -88,3 +89,11 @@ def test_is_done(root):
     (root / "parts" / "train-00001.json").write_text("")
     with pytest.raises(UserError, match="done-marker of shard train-00001 is damaged"):
         is_done(root, "train-00001", FINGERPRINT, REMEDY)
+
+
+def test_a_reader_travels_without_what_it_has_mapped(root, neighbours):
+    table = KnnTable(root, FINGERPRINT, REMEDY)
+    small = len(pickle.dumps(table))
+    table.rows(np.arange(10))
+    assert len(pickle.dumps(table)) == small
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(table)).rows(np.arange(10)), neighbours.ids)

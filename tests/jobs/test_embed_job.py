@@ -1,10 +1,11 @@
-"""Features and neighbour table: right numbers, the same files whatever the workers, nothing done twice.
+"""Features: right numbers, the same files whatever the workers, nothing done twice.
 
 What needs a cluster to be shown runs on a real one; the rest calls the same shard functions here.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -16,22 +17,19 @@ import numpy as np
 import pytest
 import torch
 
+from stego_dist import rundir
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.inputs import (
     features_fingerprint,
-    knn_dir,
-    knn_fingerprint,
     make_backbone,
     open_store,
-    open_table,
 )
 from stego_dist.errors import StaleInputError, UserError
 from stego_dist.jobs import embed as embed_module
 from stego_dist.jobs.cluster import ray_cluster
 from stego_dist.jobs.embed import embed
-from stego_dist.jobs.knn import build_table
 from tests.tiny import build_shards, config_at
 
 IMAGES = 12
@@ -58,8 +56,7 @@ def workers(request, monkeypatch):
 
 
 def set_runner(monkeypatch, runner) -> None:
-    for job in ("embed", "knn"):
-        monkeypatch.setattr(f"stego_dist.jobs.{job}.run_on_workers", runner)
+    monkeypatch.setattr("stego_dist.jobs.embed.run_on_workers", runner)
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +117,11 @@ def test_the_store_holds_what_the_backbone_gives(made):
     np.testing.assert_allclose(bank, feats, rtol=2e-3, atol=1e-3)
     mean = feats.astype(np.float64).mean((2, 3))
     expected = mean / np.linalg.norm(mean, axis=1, keepdims=True)
-    np.testing.assert_allclose(store.rows("descriptors", ids), expected, atol=1e-5)
+    found = store.rows("descriptors", ids)
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found, expected, rtol=2**-11, atol=1e-6)
+    rounded = np.rint(found.astype(np.float64) * 2**24) / 2**24
+    np.testing.assert_array_equal(found, rounded)
 
 
 @pytest.mark.ray
@@ -216,7 +217,7 @@ def test_a_corrupt_sample_is_named_with_its_shard(work):
 def test_a_bank_that_does_not_fit_is_refused_before_it_is_begun(work, monkeypatch):
     shutil.rmtree(work / "features")
     config = config_at(work)
-    wanted = IMAGES * (24 * 4 * 4 * 2 + 32 * 32)
+    wanted = IMAGES * (24 * 4 * 4 * 2 + 32 * 32 + 24 * 2 + 8)
     real = os.statvfs(work)
 
     def free(size: int) -> None:
@@ -224,67 +225,116 @@ def test_a_bank_that_does_not_fit_is_refused_before_it_is_begun(work, monkeypatc
         monkeypatch.setattr(embed_module.os, "statvfs", lambda path: fake)
 
     free(wanted - 1)
-    with pytest.raises(UserError, match=r"features\.dir=.*the bank needs .* GiB are free; .*train\.features=online"):
+    with pytest.raises(
+        UserError, match=r"features\.dir=.*descriptors and bank need .* GB are free; .*train\.features=online"
+    ):
         embed(config, bank=True)
     assert not (work / "features").exists()
     free(wanted)
     embed(config, bank=True)
     free(0)  # nothing is left to write
     embed(config, bank=True)
+    (work / "features" / "parts" / "train-00002.json").unlink()  # its arrays make room for the new ones
+    first, last = ShardSamples(ShardSet.open(config.data.shards), "train").shard_starts[2:4]
+    free((wanted // IMAGES) * (last - first) - 1)
+    embed(config, bank=True)
 
 
-@pytest.mark.ray
-def test_the_table_is_a_brute_force_over_the_descriptors(work):
-    config = config_at(work, "features.workers=2", "knn.block=5")
-    fingerprint = fingerprint_of(config)
-    assert build_table(config, fingerprint) == knn_dir(config)
-    feats = open_store(config, fingerprint).rows("descriptors", np.arange(IMAGES)).astype(np.float64)
-    dots = feats @ feats.T
-    np.fill_diagonal(dots, 2)  # itself first
-    table = open_table(config, fingerprint)
-    np.testing.assert_array_equal(table.rows(np.arange(IMAGES)), np.argsort(-dots, 1)[:, : config.knn.k])
-    np.fill_diagonal(dots, (feats * feats).sum(1))
-    expected = np.take_along_axis(dots, table.rows(np.arange(IMAGES)), 1)
-    np.testing.assert_allclose(table.similarities(np.arange(IMAGES)), expected, atol=1e-6)
-
-
-@pytest.mark.ray
-def test_workers_blocks_and_backends_do_not_change_the_table(work, monkeypatch):
-    fingerprint = fingerprint_of(config_at(work))
-    config = config_at(work, "features.workers=2", "knn.backend=torch", "knn.block=3")
-    build_table(config, fingerprint)
-    written = contents(knn_dir(config))
-    assert len(written) == 1 + 3 * 5
-    set_runner(monkeypatch, here)
-    build_table(config_at(work, "knn.backend=faiss"), fingerprint, overwrite=True)
-    assert contents(knn_dir(config)) == written
-    (knn_dir(config) / "parts" / "train-00001.json").unlink()
-    before = state(knn_dir(config))
-    build_table(config, fingerprint)
-    after = state(knn_dir(config))
-    rewritten = {name for name in after if after[name] != before.get(name)}
-    assert contents(knn_dir(config)) == written
-    shard = ("train-00001.ids.npy", "train-00001.similarities.npy", "parts/train-00001.json")
-    assert rewritten == {"manifest.json", *shard}
-    set_runner(monkeypatch, no_work)
-    build_table(config, fingerprint)
-
-
-def test_a_stale_table_is_refused_by_name(work):
-    fingerprint = fingerprint_of(config_at(work))
-    build_table(config_at(work), fingerprint)
-    changed = config_at(work, "knn.k=7", "knn.exclude_same_image=true")
-    for attempt in (lambda: build_table(changed, fingerprint), lambda: open_table(changed, fingerprint)):
-        with pytest.raises(StaleInputError, match=r"(?s)knn\.exclude_same_image: made with False, now True\n.*knn\.k: made with 5, now 7\n.*--overwrite"):  # fmt: skip  # noqa: E501
-            attempt()
-    build_table(changed, fingerprint, overwrite=True)
-    assert open_table(changed, fingerprint).rows(np.array([0])).shape == (1, 7)
-
-
-def test_a_table_needs_a_store(work):
-    config = config_at(work)
-    fingerprint = fingerprint_of(config)
+def test_descriptors_alone_read_no_labels(work, monkeypatch):
     shutil.rmtree(work / "features")
-    with pytest.raises(UserError, match=r"feature store not found: .*stego-dist knn build CONFIG"):
-        build_table(config, fingerprint)
-    assert knn_fingerprint(config, fingerprint)["knn.k"] == config.knn.k
+    monkeypatch.setattr(ShardSamples, "label_bytes", lambda self, i: pytest.fail("a label was read"))
+    embed(config_at(work), bank=False)
+
+
+def test_descriptors_in_float32(work, made):
+    config = config_at(work, "features.descriptors=float32")
+    with pytest.raises(StaleInputError, match=r"features\.descriptors: made with 'float16', now 'float32'"):
+        embed(config, bank=True)
+    embed(config, bank=False, overwrite=True)
+    found = open_store(config, fingerprint_of(config)).rows("descriptors", np.arange(IMAGES))
+    half = open_store(config_at(made), fingerprint_of(config_at(made))).rows("descriptors", np.arange(IMAGES))
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, half, rtol=2**-11, atol=2**-24)
+    np.testing.assert_array_equal(found.astype(np.float64) * 2**24 % 1, 0)
+
+
+@pytest.mark.parametrize("how", ["truncated", "missing"])
+def test_an_array_that_is_not_whole_is_computed_again(work, capfd, how):
+    before = contents(work / "features")
+    array = work / "features" / "train-00003.bank.npy"
+    if how == "truncated":
+        os.truncate(array, array.stat().st_size - 1)
+    else:
+        array.unlink()
+    embed(config_at(work), bank=True)
+    assert "train-00003.bank.npy has " in capfd.readouterr().err
+    assert contents(work / "features") == before
+
+
+def test_leftovers_of_a_killed_writer_are_removed(work):
+    before = contents(work / "features")
+    (work / "features" / ".train-00001.bank.npy.0123abcd.tmp").write_bytes(b"half")
+    (work / "features" / "parts" / ".train-00001.json.0123abcd.tmp").write_bytes(b"half")
+    embed(config_at(work), bank=True)
+    assert contents(work / "features") == before
+
+
+def test_a_full_disk_is_named_and_what_is_finished_is_kept(work, made, monkeypatch):
+    shutil.rmtree(work / "features")
+    fsync, synced = rundir._fsync, []
+
+    def full(path: Path) -> None:
+        synced.append(path)
+        if len(synced) > 20:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(path)
+
+    monkeypatch.setattr(rundir, "_fsync", full)
+    with pytest.raises(
+        UserError, match=r"cannot write to .*features: the disk or the quota is full.*goes on from there"
+    ):
+        embed(config_at(work), bank=True)
+    finished = state(work / "features")
+    assert list((work / "features" / "parts").glob("*.json")) and not list((work / "features").rglob("*.tmp"))
+    monkeypatch.setattr(rundir, "_fsync", fsync)
+    embed(config_at(work), bank=True)
+    after = state(work / "features")
+    assert contents(work / "features") == contents(made / "features")
+    assert all(after[name] == finished[name] for name in finished if name.startswith("train-00000"))
+
+
+def test_overwrite_does_not_delete_what_is_no_feature_store(work):
+    config = config_at(work, f"features.dir={work / 'shards'}")
+    before = state(work / "shards")
+    with pytest.raises(UserError, match=r"features\.dir=.*shards is not a feature store.*--overwrite does not delete"):
+        embed(config, bank=False, overwrite=True)
+    assert state(work / "shards") == before
+
+
+def test_compiled_batches_are_of_one_size_and_give_the_same(work, monkeypatch):
+    config = config_at(work, "features.compile=true", "features.batch_size=2", "features.descriptors=float32")
+    sizes = []
+
+    def compiled(backbone, **options):
+        assert not options["dynamic"]
+        return lambda images: sizes.append(len(images)) or backbone(images)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    embed(config, bank=False, overwrite=True)
+    assert set(sizes) == {2} and len(sizes) > IMAGES // 2  # some were filled up
+    found = open_store(config, fingerprint_of(config)).rows("descriptors", np.arange(IMAGES))
+    plain = config_at(work, "features.descriptors=float32")
+    embed(plain, bank=False, overwrite=True)
+    expected = open_store(plain, fingerprint_of(plain)).rows("descriptors", np.arange(IMAGES))
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_backbone_that_does_not_compile_is_named(work, monkeypatch):
+    def broken(images):
+        raise RuntimeError("no C++ compiler\nand a long tail")
+
+    monkeypatch.setattr(torch, "compile", lambda backbone, **options: broken)
+    with pytest.raises(
+        UserError, match=r"^features\.compile: .*vit_tiny.* \(RuntimeError: no C\+\+ compiler\).*=false$"
+    ):
+        embed(config_at(work, "features.compile=true"), bank=False, overwrite=True)
