@@ -100,4 +100,4 @@ def embed_and_search(config: Config) -> None:
         ids = np.arange(store.starts[number], store.starts[number + 1])
         found = search(query_ids=ids, database=store, k=config.knn.k)
         write_part(knn_dir(config), name, found, wanted)
-    write_table_manifest(knn_dir(config), names, wanted)
+    write_table_manifest(knn_dir(config), names, wanted, method="exact")

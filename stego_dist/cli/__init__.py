@@ -13,7 +13,7 @@ from importlib import import_module
 from stego_dist import __version__, console
 from stego_dist.errors import UserError
 
-VERBS = ("shards", "features", "knn", "train", "eval", "report", "show", "quickstart")
+VERBS = ("shards", "features", "knn", "train", "eval", "report", "plan", "show", "quickstart")
 
 
 def build_parser() -> argparse.ArgumentParser:

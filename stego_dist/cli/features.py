@@ -13,7 +13,13 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser(
         "features",
         help="compute the bank of backbone features once (optional)",
-        epilog="example: stego-dist features configs/camvid11_vitti16.yaml",
+        epilog=(
+            "A job that was killed continues where it stopped when it is started again.\n\n"
+            "examples:\n"
+            "  stego-dist features configs/camvid11_vitti16.yaml\n"
+            "  stego-dist features CONFIG features.precision=bf16 features.gpus_per_worker=0.5\n"
+            "  RAY_ADDRESS=10.0.0.1:6379 stego-dist features CONFIG    on a running Ray cluster"
+        ),
     )
     add_config(parser)
     parser.add_argument("--overwrite", action="store_true", help="compute again what was made from something else")

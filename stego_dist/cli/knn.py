@@ -1,17 +1,20 @@
-"""`stego-dist knn build CONFIG`: the global neighbour table, features included."""
+"""`stego-dist knn build CONFIG`: the global neighbour table, features included; `show` is in knn_show.py."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
+from stego_dist.cli import knn_show
 from stego_dist.cli.common import add_config, config_of
 
 
 def add_parser(verbs: Any) -> None:
     """Add the verb."""
     knn = verbs.add_parser("knn", help="the global neighbour table")
-    parser = knn.add_subparsers(dest="action", metavar="ACTION", required=True).add_parser(
+    actions = knn.add_subparsers(dest="action", metavar="ACTION", required=True)
+    knn_show.add_action(actions)
+    parser = actions.add_parser(
         "build",
         help="embed the training crops and find the nearest neighbours of each",
         epilog=(

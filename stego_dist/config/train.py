@@ -25,14 +25,20 @@ class TrainConfig(Section):
     groups, so processes times this must divide the number of groups. No effect on results beyond rounding."""
     features: Literal["online", "bank"] = "online"
     """Run the backbone in every step, or read its features from the bank."""
+    bank: Literal["auto", "memory-map", "device"] = "auto"
+    """How the bank is read: by memory map, or held on the device; `auto` holds it on a GPU where it fits, and maps it
+    otherwise. The batches have the same bits."""
     lr_head: Annotated[float, Field(gt=0)] = 5e-4
     """Adam's learning rate of the head."""
     lr_probes: Annotated[float, Field(gt=0)] = 5e-3
     """Adam's learning rate of both probes."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast of backbone and head; the loss is always float32."""
-    linear_stride: Positive = 1
-    """The linear probe's loss takes every n-th pixel of each axis; 1 is every pixel."""
+    compile: bool = False
+    """Compile the step, and the backbone where it runs online, by torch.compile (needs a C++ compiler)."""
+    linear_points: Positive | None = None
+    """S: the linear probe's loss takes S×S pixels of every image, drawn afresh in every step; its mean is the loss over
+    all pixels. None: every pixel."""
     non_finite: Literal["stop", "skip"] = "stop"
     """A loss that is not finite: stop with an error, or leave the step out and count it."""
     log_every: Positive = 10

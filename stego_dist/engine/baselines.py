@@ -11,9 +11,10 @@ from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.clusters import draw_codes, features_from_bank, features_online, find_clusters
+from stego_dist.engine.clusters import draw_codes, find_clusters
 from stego_dist.engine.evaluate import evaluate
-from stego_dist.engine.inputs import cluster_count, features_fingerprint, open_store
+from stego_dist.engine.inputs import cluster_count, features_fingerprint
+from stego_dist.engine.supply import features_of, open_bank
 from stego_dist.models.backbone import Backbone
 from stego_dist.models.segmenter import Segmenter
 
@@ -29,10 +30,10 @@ def raw_features(config: Config, accelerator: Accelerator, backbone: Backbone) -
         num_clusters=cluster_count(config, shard_set),
         num_classes=None,
     ).to(accelerator.device)
-    features = features_online(config, samples, backbone, accelerator.device)
-    if config.train.features == "bank" and (Path(config.features.dir) / "manifest.json").exists():
-        store = open_store(config, features_fingerprint(config, shard_set, backbone))
-        features = features_from_bank(store, accelerator.device)
+    bank = None
+    if (Path(config.features.dir) / "manifest.json").exists():
+        bank = open_bank(config, features_fingerprint(config, shard_set, backbone), accelerator.device)
+    features = features_of(config, samples, backbone, bank, accelerator.device)
     console.say("baseline: clustering raw features by k-means")
     codes = draw_codes(config, accelerator, len(samples), features, segmenter.head)
     if accelerator.is_main_process:

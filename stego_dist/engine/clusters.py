@@ -6,8 +6,10 @@ the order of the images, and clustered on the main process: ranks change the poi
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import numpy as np
 import torch
@@ -17,32 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stego_dist.config import Config
-from stego_dist.data.samples import ShardSamples
-from stego_dist.errors import UserError
-from stego_dist.features.store import FeatureStore
+from stego_dist.engine.supply import FeaturesOf
 from stego_dist.knn.kmeans import spherical_kmeans
 from stego_dist.losses.draws import generator
-from stego_dist.models.backbone import Backbone
 
-Ids = NDArray[np.int64]
-FeaturesOf = Callable[[Ids], Tensor]
 CHUNK = 16
-
-
-def features_from_bank(store: FeatureStore, device: torch.device) -> FeaturesOf:
-    """Dense features (n, C, h, w) of samples, read from the bank."""
-    return lambda ids: torch.from_numpy(store.rows("bank", ids)).to(device).float()
-
-
-def features_online(config: Config, samples: ShardSamples, backbone: Backbone, device: torch.device) -> FeaturesOf:
-    """Dense features (n, C, h, w) of samples, by the backbone."""
-
-    def features(ids: Ids) -> Tensor:
-        views = samples.views(ids.tolist(), config.data.resolution, config.data.image_resize)
-        feats: Tensor = backbone(torch.stack([image for image, _ in views]).to(device)).float()
-        return feats
-
-    return features
 
 
 @torch.no_grad()
@@ -92,20 +73,16 @@ def find_clusters_unless(
 
     A thread that is given up ends with the process.
     """
-    found: list[Tensor | UserError] = []
+    found: Future[Tensor] = Future()
 
     def work() -> None:
         try:
-            found.append(find_clusters(config, codes, clusters))
-        except UserError as error:
-            found.append(error)
+            found.set_result(find_clusters(config, codes, clusters))
+        except BaseException as error:
+            found.set_exception(error)
 
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    while thread.is_alive() and not stopped():
-        thread.join(0.1)
-    if not found:
-        return None
-    if isinstance(found[0], UserError):
-        raise found[0]
-    return found[0]
+    threading.Thread(target=work, daemon=True).start()
+    while not stopped():
+        with contextlib.suppress(TimeoutError):
+            return found.result(timeout=0.1)
+    return None

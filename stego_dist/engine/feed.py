@@ -6,7 +6,7 @@ ids (bank); the neighbour of each is drawn from the table by (seed, step, group)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -22,7 +22,7 @@ from stego_dist.data.sources import open_image
 from stego_dist.data.stream import RawSample, stream_lane
 from stego_dist.data.transforms import Resize, label_view, to_training_view
 from stego_dist.errors import UserError
-from stego_dist.features.store import FeatureStore
+from stego_dist.features.bank import Bank
 from stego_dist.knn.table import KnnTable
 from stego_dist.losses.draws import draw_neighbour_ranks
 
@@ -46,9 +46,14 @@ class Batch:
 
     def to(self, device: torch.device) -> Self:
         """The same on a device."""
-        return type(self)(*(None if t is None else t.to(device, non_blocking=True) for t in self._columns()))  # type: ignore[arg-type]
+        return type(self)(*(None if t is None else t.to(device, non_blocking=True) for t in self.columns()))  # type: ignore[arg-type]
 
-    def _columns(self) -> tuple[Tensor | None, ...]:
+    def pinned(self) -> Self:
+        """The same, with what is in host memory pinned, so that it can be copied while a GPU computes."""
+        return type(self)(*(t if t is None or t.is_cuda else t.pin_memory() for t in self.columns()))  # type: ignore[arg-type]
+
+    def columns(self) -> tuple[Tensor | None, ...]:
+        """The fields in order."""
         return self.ids, self.neighbour_ids, self.anchors, self.neighbours, self.labels
 
 
@@ -82,29 +87,28 @@ class NeighbourDraw:
 class Feed(Protocol):
     """Gives batches from a step on."""
 
-    def batches(self, first_step: int) -> Iterator[Batch]: ...
+    def batches(self, first_step: int) -> Generator[Batch]: ...
 
 
 class BankFeed:
-    """Features and labels by memory map; no image is decoded."""
+    """Features and labels from the bank; no image is decoded."""
 
-    def __init__(self, store: FeatureStore, order: Order, slots: range, draw: NeighbourDraw) -> None:
-        self.store, self.slots, self.draw = store, slots, draw
-        self.ids, self.labelled = BatchIds(order, slots), store.has_labels
+    def __init__(self, bank: Bank, order: Order, slots: range, draw: NeighbourDraw) -> None:
+        self.bank, self.slots, self.draw = bank, slots, draw
+        self.ids = BatchIds(order, slots)
 
-    def batches(self, first_step: int) -> Iterator[Batch]:
+    def batches(self, first_step: int) -> Generator[Batch]:
         """Batches of steps first_step, first_step + 1, … without end."""
         step = first_step
         while True:
             ids = self.ids(step)
             neighbours = self.draw(step, self.slots, ids)
-            labels = self.store.rows("labels", ids) if self.labelled else None
             yield Batch(
                 torch.from_numpy(ids),
                 torch.from_numpy(neighbours),
-                torch.from_numpy(self.store.rows("bank", ids)),
-                torch.from_numpy(self.store.rows("bank", neighbours)),
-                None if labels is None else torch.from_numpy(labels),
+                self.bank.features(ids),
+                self.bank.features(neighbours),
+                self.bank.labels(ids) if self.bank.labelled else None,
             )
             step += 1
 
@@ -128,7 +132,7 @@ class OnlineFeed:
         }  # fmt: skip
         self.workers = min(workers, len(slots))
 
-    def batches(self, first_step: int) -> Iterator[Batch]:
+    def batches(self, first_step: int) -> Generator[Batch]:
         """Batches of steps first_step, first_step + 1, … without end; worker counts don't change them."""
         loader = DataLoader(
             _LaneShare(first_step=first_step, **self.arguments),

@@ -66,10 +66,14 @@ def cluster_count(config: Config, shard_set: ShardSet) -> int:
 
 def features_fingerprint(config: Config, shard_set: ShardSet, backbone: Backbone) -> Fingerprint:
     """Everything that the feature store depends on."""
-    split = shard_set.split(config.data.train_split)
+    return fingerprint_over(config, shard_set.split(config.data.train_split).fingerprint, backbone)
+
+
+def fingerprint_over(config: Config, shards: str, backbone: Backbone) -> Fingerprint:
+    """The same by the training split's own fingerprint."""
     return {
-        "data.train_split": split.name,
-        "shards": split.fingerprint,
+        "data.train_split": config.data.train_split,
+        "shards": shards,
         "data.resolution": config.data.resolution,
         "data.image_resize": config.data.image_resize,
         "backbone.name": backbone.name,
@@ -155,6 +159,5 @@ def loss_settings(config: Config) -> LossSettings:
         (shifts[0], shifts[1], shifts[2]),
         loss.centring,
         loss.clamp,
-        config.train.linear_stride,
         loss.contrastive_crf_weight,
     )

@@ -17,7 +17,7 @@ from stego_dist.rundir import RunDir, atomic_path, check_fingerprint, read_json,
 MAY_CHANGE = (
     "run_dir", "data.workers", "data.storage.", "train.steps", "train.accumulate", "train.non_finite",
     "train.log_every", "train.checkpoint_every", "train.keep_checkpoints", "train.timeout_minutes",
-    "train.validate_every", "train.panels", "train.trackers", "train.profile", "features.workers",
+    "train.validate_every", "train.panels", "train.trackers", "train.profile", "train.bank", "features.workers",
     "features.gpus_per_worker", "features.batch_size", "features.compile", "knn.memory_gb", "knn.backend", "eval.",
 )  # fmt: skip
 """Settings that may differ when a run is resumed."""

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from stego_dist.losses.contrastive_crf import contrastive_crf_loss
-from stego_dist.losses.correspondence import Clamp, correspondence_loss
+from stego_dist.losses.correspondence import Clamp, CorrespondenceLoss, correspondence_loss
 from stego_dist.losses.draws import Draws
-from stego_dist.models.probes import cluster_loss, linear_loss_sum
+from stego_dist.losses.linear import linear_loss_drawn, linear_loss_full
+from stego_dist.losses.sampling import bilinear, pair_images, pair_places
+from stego_dist.models.probes import cluster_loss
 from stego_dist.models.segmenter import Segmenter
 
 PAIRS = ("self", "knn", "random")
@@ -28,7 +30,6 @@ class LossSettings:
     shifts: tuple[float, float, float]
     centring: bool = True
     clamp: Clamp = "zero"
-    linear_stride: int = 1
     contrastive_crf_weight: float = 0.0
 
 
@@ -46,65 +47,70 @@ class TrainStep(nn.Module):
         draws: Draws,
         labels: Tensor | None = None,
         label_scale: Tensor | float = 0.0,
+        lines: tuple[Tensor, Tensor] | None = None,
         images: Tensor | None = None,
         crf_positions: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of n = G·N anchors and their neighbours, and detached scalars by name.
 
+        Codes are computed for all positions of the anchors, which the probes see, and for the neighbours where they
+        are sampled.
+
         Args:
             feats, feats_knn: (n, C, h, w), any float type.
-            labels: integers (n, H, W), below 0 ignored; None: no linear probe.
+            labels: uint8 (n, H, W), 255 ignored; None: no linear probe.
             label_scale: what the sum of the linear probe's cross-entropy is multiplied by: 1/labelled pixels of the
                 global batch, times the number of ranks where gradients are averaged.
+            lines: drawn rows and columns, int64 (n, S) each, for the linear probe's loss; None: every pixel.
             images, crf_positions: normalised images and int64 (2, m) for the contrastive CRF term.
         """
-        feats, feats_knn = feats.float(), feats_knn.float()
-        keep = draws.keep.flatten(0, 1).unsqueeze(-1).unsqueeze(-1)  # (n, 2, 3, C, 1, 1)
-        both = torch.cat([feats, feats_knn])
-        masks = [torch.cat([keep[:, 0, branch], keep[:, 1, branch]]) for branch in range(2)]
-        code_both: Tensor = self.segmenter.head(both, masks)
+        count, grid = len(feats), (feats.shape[2], feats.shape[3])
+        keep = draws.keep.flatten(0, 1)  # (n, anchor or neighbour, branches and loss, C)
+        places = pair_places(draws.points, draws.points_other, draws.negatives, grid)
+        own, knn = places[:, :, :-1], places[:, :, -1]
+        with torch.autocast(feats.device.type, enabled=False), torch.no_grad():
+            maps = torch.cat([feats, feats_knn]).flatten(2).transpose(1, 2).contiguous().float()  # (2n, h·w, C)
+            table = maps.flatten(0, 1)
+            masks = torch.cat([keep[:, 0, 2], keep[:, 1, 2]])[pair_images(draws.negatives)]
+            sampled = bilinear(table, places).mul_(masks.unsqueeze(3))
+        head = self.segmenter.head
+        dense = head.rows(maps[:count], keep[:, 0, :2])
+        code_knn = head.samples(table[knn.rows.flatten(0, 1)], knn.weights.flatten(0, 1), keep[:, 1, :2])
         with torch.autocast(feats.device.type, enabled=False):
-            code, code_knn = code_both.float().chunk(2)
-            return self._losses(
-                feats * keep[:, 0, 2], feats_knn * keep[:, 1, 2], code, code_knn, draws, labels, label_scale, images,
-                crf_positions,
-            )  # fmt: skip
-
-    def _losses(
-        self, feats: Tensor, feats_knn: Tensor, code: Tensor, code_knn: Tensor, draws: Draws, labels: Tensor | None,
-        label_scale: Tensor | float, images: Tensor | None, crf_positions: Tensor | None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:  # fmt: skip
-        s = self.settings
-        distil = correspondence_loss(
-            feats=feats, feats_knn=feats_knn, code=code, code_knn=code_knn, points=draws.points,
-            points_other=draws.points_other, negatives=draws.negatives, weights=s.weights, shifts=s.shifts,
-            centring=s.centring, clamp=s.clamp,
-        )  # fmt: skip
-        cluster = cluster_loss(self.segmenter.cluster(code))
-        total = distil.total + cluster
-        log = {"loss/correspondence": distil.total, "loss/cluster": cluster}
-        for name, term in zip(PAIRS, (distil.self_pair, distil.knn_pair, distil.random_pair)):
-            log |= {
-                f"loss/{name}": term.loss,
-                f"code_correlation/{name}": term.code_mean,
-                f"above_shift/{name}": term.above_shift,
-            }
-        if self.segmenter.linear is not None and labels is not None:
-            summed, _ = linear_loss_sum(self.segmenter.linear(code), labels, s.linear_stride)
-            linear = summed * label_scale
-            total = total + linear
-            log["loss/linear"] = linear
-        if s.contrastive_crf_weight and images is not None and crf_positions is not None:
-            crf = contrastive_crf_loss(images=images, code=code, positions=crf_positions)
-            total = total + s.contrastive_crf_weight * crf
-            log["loss/contrastive_crf"] = crf
+            dense, code_knn = dense.float(), code_knn.float()
+            code = bilinear(dense.flatten(0, 1), own)
+            code = torch.cat([code, code_knn.view_as(code[:, :, :1])], 2)
+            s = self.settings
+            distil = correspondence_loss(
+                feats=sampled, code=code, weights=s.weights, shifts=s.shifts, centring=s.centring, clamp=s.clamp
+            )
+            total, log = distil.total, _distil_log(distil)
+            code_maps = dense.transpose(1, 2).reshape(count, -1, *grid)
+            for name, loss in self._probe_losses(code_maps, labels, label_scale, lines).items():
+                total, log[f"loss/{name}"] = total + loss, loss
+            if s.contrastive_crf_weight and images is not None and crf_positions is not None:
+                crf = contrastive_crf_loss(images=images, code=code_maps, positions=crf_positions)
+                total, log["loss/contrastive_crf"] = total + s.contrastive_crf_weight * crf, crf
         return total, {"loss/total": total.detach(), **{k: v.detach() for k, v in log.items()}}
 
+    def _probe_losses(
+        self, code: Tensor, labels: Tensor | None, label_scale: Tensor | float, lines: tuple[Tensor, Tensor] | None
+    ) -> dict[str, Tensor]:
+        losses = {"cluster": cluster_loss(self.segmenter.cluster(code))}
+        if self.segmenter.linear is not None and labels is not None:
+            logits = self.segmenter.linear(code)
+            summed = linear_loss_drawn(logits, labels, *lines) if lines else linear_loss_full(logits, labels)
+            losses["linear"] = summed * label_scale
+        return losses
 
-def count_labelled(labels: Tensor, stride: int) -> Tensor:
-    """Labelled pixels that `linear_loss_sum` looks at with this stride."""
-    start = stride // 2
-    return (labels[:, start::stride, start::stride] >= 0).sum()
+
+def _distil_log(distil: CorrespondenceLoss) -> dict[str, Tensor]:
+    log = {"loss/correspondence": distil.total}
+    for name, term in zip(PAIRS, (distil.self_pair, distil.knn_pair, distil.random_pair)):
+        log[f"loss/{name}"] = term.loss
+        log[f"code_correlation/{name}"] = term.code_mean
+        log[f"above_shift/{name}"] = term.above_shift
+    return log
 
 
 def signed_labels(labels: Tensor) -> Tensor:

@@ -116,7 +116,7 @@ class Trainer:
                 self.monitor = Monitor(self.config, self.run, self.accelerator, self.state, view)
                 if done and self._validation_is_due() and self._validate(view):  # one that a signal cut short
                     self._save(view)
-                for batch, waited in _timed(self.learner.feed.batches(done)) if done < total else ():
+                for batch, waited in _timed(self.learner.batches(done)) if done < total else ():
                     self._advance(batch, waited, view)
                     recorded()
                     if self.state.step >= total:

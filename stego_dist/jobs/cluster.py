@@ -70,6 +70,9 @@ def ray_cluster() -> Iterator[Any]:
             f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); start one or unset it"
         ) from None
     try:
+        have = ray.cluster_resources()
+        gpus = f"{have['GPU']:g} GPU(s)" if have.get("GPU") else "no GPU: workers compute on CPUs"
+        console.say(f"the Ray cluster has {have.get('CPU', 0):g} CPU(s) and {gpus}")
         yield ray
     finally:
         ray.shutdown()

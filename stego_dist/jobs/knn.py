@@ -21,8 +21,8 @@ from stego_dist.config import Config
 from stego_dist.engine.inputs import knn_dir, open_store
 from stego_dist.features.store import FeatureStore
 from stego_dist.jobs.cluster import ray_cluster, run_on_workers, worker_count
-from stego_dist.jobs.knn_worker import SAMPLED, TUNED, Build, Done, Job, Merge, Search, Task, Train, make_worker
-from stego_dist.knn.cost import choose, default_cells, exact_cost, ivf_cost, measure_rates
+from stego_dist.jobs.knn_worker import Build, Done, Job, Merge, Search, Task, Train, make_worker
+from stego_dist.knn.cost import SAMPLED, TUNED, choose, default_cells, exact_cost, ivf_cost, measure_rates
 from stego_dist.knn.ivf import recall
 from stego_dist.knn.kernels import Ids, kernel
 from stego_dist.knn.ranking import Best, merge, neighbours
@@ -68,7 +68,8 @@ def build_table(config: Config, features: Fingerprint, *, overwrite: bool = Fals
 
 def _method(config: Config, store: FeatureStore, workers: int) -> str:
     """What knn.method says, or what a table was begun with, or what is estimated to be cheaper."""
-    root, n, dim = knn_dir(config), len(store), store.descriptors(0, 1).shape[1]
+    root, n, one = knn_dir(config), len(store), store.descriptors(0, 1)
+    dim = one.shape[1]
     if config.knn.method != "auto":
         method: str = config.knn.method
     elif (begun := chosen_method(root)) is not None:
@@ -78,7 +79,8 @@ def _method(config: Config, store: FeatureStore, workers: int) -> str:
     else:
         rates = measure_rates(kernel(config.knn.backend), dim=dim, k=config.knn.k)
         known: dict[str, Any] = {
-            "k": config.knn.k, "workers": workers, "rates": rates, "memory": config.knn.memory_gb * 1e9
+            "k": config.knn.k, "workers": workers, "rates": rates, "memory": config.knn.memory_gb * 1e9,
+            "itemsize": one.itemsize,
         }  # fmt: skip
         method, why = choose(exact_cost(n, dim, **known), ivf_cost(n, dim, code=config.knn.ivf_code, **known))
         console.say(f"knn.method=auto takes {method}: {why}")

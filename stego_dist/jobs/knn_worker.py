@@ -19,7 +19,7 @@ from stego_dist.config import Config
 from stego_dist.engine.inputs import knn_dir, knn_fingerprint, open_store
 from stego_dist.features.store import FeatureStore
 from stego_dist.knn.candidates import Candidates
-from stego_dist.knn.cost import default_cells
+from stego_dist.knn.cost import SAMPLED, TUNED, default_cells
 from stego_dist.knn.exact import ExactShare
 from stego_dist.knn.ivf import IvfShare, build_share, draw_ids, train_index, training_ids
 from stego_dist.knn.kernels import Ids, Stored, kernel
@@ -30,8 +30,6 @@ from stego_dist.rundir import Fingerprint, atomic_path, writing_to
 
 QUERIES = 4096
 """Queries that an inverted file answers together."""
-SAMPLED, TUNED = 1024, 256
-"""Queries by which the recall is measured, and those by which the number of lists is chosen."""
 
 
 @dataclass(frozen=True)

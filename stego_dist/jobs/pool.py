@@ -146,10 +146,9 @@ class Pool(Generic[T, R]):
 
     def _wait(self) -> Any:
         """The next call that came back. Raises UserError when no worker lives and none can be had."""
-        calls = [*self._busy, *self._starting]
-        done, _ = self.ray.wait(calls, timeout=None if self._busy else START_TIMEOUT_S) if calls else ([], [])
+        done, _ = self.ray.wait([*self._busy, *self._starting], timeout=None if self._busy else START_TIMEOUT_S)
         if not done:
-            raise self._failure or UserError(
+            raise UserError(
                 f"no worker of the Ray cluster is left, and in {START_TIMEOUT_S:.0f} s none could be started. See with "
                 "`ray status` which nodes live and whether their CPUs and GPUs are free, then start the command again: "
                 "it goes on from what is finished"
@@ -181,19 +180,23 @@ class Pool(Generic[T, R]):
             yield result
 
     def _lost(self, member: _Member, job: Job[T] | None, death: Exception) -> None:
-        """A worker died: its job goes to another, and a new one is asked for."""
+        """A worker died: its job goes to another, and a new one is asked for, unless they all die while they start."""
         self.ray.kill(member.actor)  # one that is cut off may still live
         reason = str(death).strip().partition("\n")[0]
         if job is None:
             self._failed_starts += 1
+            console.warn(f"a worker died while it started ({reason})")
             if self._failed_starts >= self.attempts:
-                self._failure = self._failure or UserError(
-                    f"{self._failed_starts} Ray workers in a row died while they started ({reason}). Is the package "
-                    "installed alike on all nodes, and is there memory?"
-                )
+                if not (self._busy or self._idle or self._starting):
+                    self._failure = self._failure or UserError(
+                        f"{self._failed_starts} Ray workers in a row died while they started ({reason}). Is the "
+                        "package installed alike on all nodes, and is there memory?"
+                    )
+                return
         else:
             job.lost += 1
             self.lanes.put_back(job)
+            console.warn(f"a worker died at {self.name(job.task)} ({reason})")
             if job.lost >= self.attempts:
                 self._failure = self._failure or UserError(
                     f"{self.name(job.task)}: {job.lost} workers died at it, one after the other ({reason}). Most often "
@@ -201,8 +204,6 @@ class Pool(Generic[T, R]):
                     "What is finished is kept"
                 )
         if self._failure is None:
-            at = f" at {self.name(job.task)}, which goes to another" if job else " while it started"
-            console.warn(f"a worker died{at} ({reason})")
             self._ask_for_one()
 
 

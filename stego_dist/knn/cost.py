@@ -33,7 +33,7 @@ FEWEST_PER_CELL = 39
 """Below so many points a cell k-means is ill-posed (FAISS warns)."""
 KMEANS_ITERATIONS = 10
 PQ_CENTRES, PQ_POINTS, PQ_ITERATIONS = 256, 16384, 10
-PQ_DISTANCE = 600.0
+PQ_DISTANCE = 40.0
 """FLOP of a matrix product in the time that FAISS takes for one distance while it trains a product quantiser."""
 SCAN_SQ8 = 0.5
 """Time of scanning an 8-bit vector, for that of a float32 one (FAISS on one core, 384 wide)."""
@@ -41,6 +41,8 @@ SCAN_PQ = 2.2
 """Time of a table look-up of PQ, for that of one dimension of a float32 vector (FAISS on one core)."""
 QUERIES = 4096
 """Queries that are answered together."""
+SAMPLED, TUNED = 1024, 256
+"""Queries on which an inverted file's recall is measured, and those that choose how many cells are scanned."""
 PATIENCE_S = 3600.0
 """An exact search that takes no longer is not worth approximating."""
 
@@ -95,20 +97,22 @@ def exact_cost(
     rates: Rates,
     memory: float,
     queries: int | None = None,
+    itemsize: int = HALF,
 ) -> Cost:
-    """Cost of the exact search of `queries` (default: all n) among n float16 descriptors of width `dim`.
+    """Cost of the exact search of `queries` (default: all n) among n descriptors of width `dim`.
 
-    memory: budget of a worker in bytes. Raises ConfigError when it is too little.
+    memory: budget of a worker in bytes; itemsize: bytes of a number of a descriptor.
+    Raises ConfigError when the budget is too little.
     """
     queries = n if queries is None else queries
-    stored, share = HALF * dim * n, math.ceil(n / workers)
-    sizes = plan_sizes(int(memory), share, dim, HALF, k + SLACK)
+    stored, share = itemsize * dim * n, math.ceil(n / workers)
+    sizes = plan_sizes(int(memory), share, dim, itemsize, k + SLACK)
     passes = 1 if sizes.resident else math.ceil(queries / sizes.queries)
-    held = FIXED + sizes.rows * dim * (HALF + FLOAT) + sizes.queries * query_bytes(dim, k + SLACK)
-    held += HALF * dim * share if sizes.resident else 0
+    held = FIXED + sizes.rows * dim * (itemsize + FLOAT) + sizes.queries * query_bytes(dim, k + SLACK)
+    held += itemsize * dim * share if sizes.resident else 0
     products = 2 * dim * n * queries / rates.flops / workers
     each = queries * rates.query_seconds / workers
-    read = passes * stored + workers * HALF * dim * queries
+    read = passes * stored + workers * itemsize * dim * queries
     phases = {"read": read / workers / rates.read_bytes, "products": products, "rescore": each}
     return Cost(
         method="exact",
@@ -134,18 +138,18 @@ def ivf_cost(
     nprobe: int = 32,
     nlist: int | None = None,
     code: Code = "flat",
-    code_bytes: int | None = None,
     queries: int | None = None,
+    itemsize: int = HALF,
 ) -> Cost:
-    """Cost of training, building and searching an inverted file over n float16 descriptors of width `dim`.
+    """Cost of training, building and searching an inverted file over n descriptors of width `dim`.
 
-    nlist: cells, default `default_cells(n)`; code_bytes: of one vector, needed for `pq` only (its m).
-    Training runs on one worker. Every worker ranks the cells for every query and scans its own share of them.
+    nlist: cells, default `default_cells(n)`. Training runs on one worker. Every worker ranks the cells for every query
+    and scans its own share of them. The trial answers sampled queries exactly, and fewer by more and more cells.
     """
     queries = n if queries is None else queries
     cells = default_cells(n) if nlist is None else nlist
     nprobe = min(nprobe, cells)
-    size = vector_bytes(dim, code, code_bytes)
+    size = vector_bytes(dim, code)
     points = min(n, POINTS_PER_CELL * cells)
     train = 2 * dim * cells * points * KMEANS_ITERATIONS / rates.matmul_flops
     assign = 2 * dim * cells * n / rates.matmul_flops / workers
@@ -154,13 +158,15 @@ def ivf_cost(
     if code == "pq":
         train += size * PQ_CENTRES * min(points, PQ_POINTS) * PQ_ITERATIONS * PQ_DISTANCE / rates.matmul_flops
         assign += 2 * dim * PQ_CENTRES * n / rates.matmul_flops / workers
+    trial = 2 * dim * n / workers * ((SAMPLED + TUNED) / rates.flops + 2 * TUNED * relative / rates.scan_flops)
     look = queries * 2 * dim * (cells / rates.matmul_flops + relative * scanned / rates.scan_flops)
     each = queries * rates.query_seconds / workers
-    read = HALF * dim * (points + n + workers * queries)
+    read = itemsize * dim * (points + 2 * n + workers * queries)
     phases = {
-        "train": train + HALF * dim * points / rates.read_bytes,
-        "build": assign + HALF * dim * n / workers / rates.read_bytes,
-        "search": look + each + HALF * dim * queries / rates.read_bytes,
+        "train": train + itemsize * dim * points / rates.read_bytes,
+        "build": assign + itemsize * dim * n / workers / rates.read_bytes,
+        "trial": trial + itemsize * dim * n / workers / rates.read_bytes,
+        "search": look + each + itemsize * dim * queries / rates.read_bytes,
     }
     index = n * (size + ID) + workers * cells * FLOAT * dim
     held = max(index / workers, points * FLOAT * dim)
@@ -197,13 +203,14 @@ def default_cells(n: int) -> int:
     return min(wanted, 1 << (enough.bit_length() - 1))
 
 
-def vector_bytes(dim: int, code: Code, code_bytes: int | None = None) -> int:
-    """Bytes of one stored vector. Raises ValueError: PQ without its number of bytes."""
-    if code == "pq":
-        if not code_bytes:
-            raise ValueError("the bytes of a PQ code must be given")
-        return code_bytes
-    return FLOAT * dim if code == "flat" else dim
+def pq_bytes(dim: int) -> int:
+    """Bytes of a product-quantised vector: a byte for 8 channels, or for a few more where 8 don't divide."""
+    return max(m for m in range(1, max(1, dim // 8) + 1) if dim % m == 0)
+
+
+def vector_bytes(dim: int, code: Code) -> int:
+    """Bytes of one stored vector."""
+    return {"flat": FLOAT * dim, "sq8": dim, "pq": pq_bytes(dim)}[code]
 
 
 def duration(seconds: float) -> str:
@@ -225,7 +232,8 @@ def measure_rates(kernel: Kernel, *, dim: int, k: int, read_bytes: float = 5e8, 
     block, queries = kernel.load(vectors), vectors[:QUERIES].astype(np.float32)
     products = _best(lambda: kernel.top_k(queries, block, min(rows, k + SLACK)))
     nearest = _best(lambda: kernel.top_k(queries, block, 1))
-    scan = _best(lambda: kernel.top_k(queries[:1], block, min(rows, k + SLACK)), 5)
+    wide = kernel.load(vectors.astype(np.float32))  # as an inverted file keeps them: nothing to convert
+    scan = _best(lambda: kernel.top_k(queries[:1], wide, min(rows, k + SLACK)), 5)
     few = vectors[: max(k + SLACK + 1, rows // 8)]  # so few that the products take a small part of the time
     share, asked, few_block = ExactShare(_InMemory(few), 0, len(few), kernel, 2**31, k), few[:QUERIES], kernel.load(few)
     whole = _best(lambda: share.best(asked))

@@ -21,6 +21,7 @@ from stego_dist.knn.cost import (
     PQ_POINTS,
     Code,
     default_cells,
+    pq_bytes,
 )
 from stego_dist.knn.exact import FIXED, SAME_IMAGE_SLACK, SLACK, Database
 from stego_dist.knn.kernels import Ids, Stored
@@ -49,8 +50,7 @@ def train_index(sample: Stored, n: int, code: Code, seed: int, path: Path) -> No
     import faiss
 
     dim, lists = sample.shape[1], default_cells(n)
-    parts = max(m for m in range(1, max(1, dim // 8) + 1) if dim % m == 0)
-    kinds = {"flat": "Flat", "sq8": "SQ8", "pq": f"PQ{parts}"}
+    kinds = {"flat": "Flat", "sq8": "SQ8", "pq": f"PQ{pq_bytes(dim)}np"}
     if code == "pq" and len(sample) < 256:
         raise UserError(f"knn.ivf_code=pq needs at least 256 descriptors, there are {len(sample)}; use sq8 or flat")
     index: Any = faiss.index_factory(dim, f"IVF{lists},{kinds[code]}", faiss.METRIC_INNER_PRODUCT)

@@ -6,7 +6,7 @@ with −1, and `manifest.json` with the fingerprint of the features and of the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +67,10 @@ class KnnTable(ShardArrays):
     def similarities(self, ids: NDArray[np.int64]) -> NDArray[np.float32]:
         """Cosines (n, k) of those neighbours."""
         return self.gather("similarities", ids)
+
+    def blocks(self, size: int) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.float32]]]:
+        """All rows in order as (first id, neighbours (n, k), similarities (n, k)) with n ≤ size, inside shards."""
+        for shard, start in enumerate(self.starts[:-1].tolist()):
+            ids, similarities = self.array("ids", shard), self.array("similarities", shard)
+            for first in range(0, len(ids), size):
+                yield start + first, ids[first : first + size], similarities[first : first + size]

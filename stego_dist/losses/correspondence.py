@@ -1,8 +1,8 @@
 """The correspondence loss: distil feature correspondences into code correlations (paper §3.2, eq. 1–4).
 
-Shapes: G groups, N images a group, C feature and D code channels, H W grid, S points a side, P = S² points,
-R draws of negatives. Means (spatial centring, the loss) are taken inside each group, then over groups: one
-group is the published single-process behaviour.
+Shapes: G groups, N images a group, C feature and D code channels, P = S² points of an image, R draws of
+negatives. Means (spatial centring, the loss) are taken inside each group, then over groups: one group is the published
+single-process behaviour.
 """
 
 from __future__ import annotations
@@ -40,15 +40,6 @@ class CorrespondenceLoss:
     total: Tensor
 
 
-def sample(maps: Tensor, points: Tensor) -> Tensor:
-    """Bilinear samples of maps (B, C, H, W) at points (B, S, S, 2): (B, P, C).
-
-    Border padding, align_corners=True; the grid of points is transposed first, as in the published code.
-    """
-    sampled = F.grid_sample(maps, points.transpose(1, 2), mode="bilinear", padding_mode="border", align_corners=True)
-    return sampled.flatten(2).transpose(1, 2)
-
-
 def correlation(a: Tensor, b: Tensor) -> Tensor:
     """Cosines of points: a (…, P, C) with b (…, Q, C): (…, P, Q); norms are at least 1e-10."""
     return F.normalize(a, dim=-1, eps=EPS) @ F.normalize(b, dim=-1, eps=EPS).transpose(-1, -2)
@@ -80,12 +71,7 @@ def pair_term(fd: Tensor, cd: Tensor, *, shift: float, centring: bool, clamp: Cl
 def correspondence_loss(
     *,
     feats: Tensor,
-    feats_knn: Tensor,
     code: Tensor,
-    code_knn: Tensor,
-    points: Tensor,
-    points_other: Tensor,
-    negatives: Tensor,
     weights: tuple[float, float, float],
     shifts: tuple[float, float, float],
     centring: bool = True,
@@ -94,33 +80,17 @@ def correspondence_loss(
     """The whole loss (eq. 4). float32 expected; only codes carry gradients.
 
     Args:
-        feats, feats_knn: features of anchors and of their neighbours, (G·N, C, H, W).
-        code, code_knn: their codes, (G·N, D, H, W).
-        points, points_other: (G, N, S, S, 2); neighbours and negatives are sampled at points_other.
-        negatives: int64 (G, R, N), places in the group; negative r of anchor n is sampled at n's points.
+        feats: features (G, N, 1 + R + 1, P, C) sampled at `pair_places` (losses/sampling.py): of the anchor, of the R
+            random others, and of its neighbour.
+        code: codes (G, N, 1 + R + 1, P, D) at the same places.
         weights, shifts: λ and b of self, knn and random pairs.
     """
-    groups, draws, size = negatives.shape
-    side = points.shape[2]
-    others = (negatives + size * torch.arange(groups, device=negatives.device).view(-1, 1, 1)).flatten()
-
-    def at(maps: Tensor, where: Tensor) -> Tensor:
-        sampled = sample(maps, where.reshape(-1, side, side, 2))
-        return sampled.reshape(groups, size, 1, side * side, -1)
-
-    def at_negatives(maps: Tensor) -> Tensor:
-        where = points_other.unsqueeze(1).expand(groups, draws, size, side, side, 2)
-        sampled = sample(maps[others], where.reshape(-1, side, side, 2))
-        return sampled.reshape(groups, draws, size, side * side, -1).transpose(1, 2)
-
     with torch.no_grad():
-        f_anchor, f_knn, f_random = at(feats, points), at(feats_knn, points_other), at_negatives(feats)
-        fds = [correlation(f_anchor, other) for other in (f_anchor, f_knn, f_random)]
-    c_anchor, c_knn, c_random = at(code, points), at(code_knn, points_other), at_negatives(code)
-    cds = [correlation(c_anchor, other) for other in (c_anchor, c_knn, c_random)]
-
+        fd = correlation(feats[:, :, :1], feats)
+    cd = correlation(code[:, :, :1], code)
     own, knn, random = (
-        pair_term(fd, cd, shift=shift, centring=centring, clamp=clamp) for fd, cd, shift in zip(fds, cds, shifts)
+        pair_term(fd[:, :, pairs], cd[:, :, pairs], shift=shift, centring=centring, clamp=clamp)
+        for pairs, shift in zip((slice(0, 1), slice(-1, None), slice(1, -1)), shifts)
     )
     total = weights[0] * own.loss + weights[1] * knn.loss + weights[2] * random.loss
     return CorrespondenceLoss(own, knn, random, total)

@@ -81,3 +81,17 @@ def draw_neighbour_ranks(*, seed: int, step: int, groups: range, size: int, high
     """
     uniform = torch.cat([torch.rand(size, generator=generator(seed, "ranks", step, g)) for g in groups])
     return 1 + (uniform.double() * highest).long().clamp(max=highest - 1)
+
+
+def draw_lines(
+    *, seed: int, step: int, groups: range, size: int, count: int, height: int, width: int
+) -> tuple[Tensor, Tensor]:
+    """Rows and columns of the pixels that the linear probe's loss takes of each image, int64 (G·N, count) each.
+
+    An axis is cut into `count` equal pieces and a position is drawn uniformly from each, so that every row and every
+    column is expected equally often.
+    """
+    uniform = torch.cat([torch.rand(size, 2, count, generator=generator(seed, "lines", step, g)) for g in groups])
+    pieces = torch.arange(count) + uniform.double()
+    rows, columns = (pieces[:, axis] * (length / count) for axis, length in enumerate((height, width)))
+    return rows.long().clamp(max=height - 1), columns.long().clamp(max=width - 1)

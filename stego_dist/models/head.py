@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Projection = Literal["nonlinear", "linear", "none"]
@@ -32,16 +33,47 @@ class Head(nn.Module):
             self.hidden = nn.Conv2d(dim, dim, 1)
             self.out = nn.Conv2d(dim, code_dim, 1)
 
-    def forward(self, feats: Tensor, keep: Sequence[Tensor] | None = None) -> Tensor:
-        """Codes (B, code_dim, H, W) of features (B, dim, H, W).
+    def forward(self, feats: Tensor) -> Tensor:
+        """Codes (B, code_dim, H, W) of features (B, dim, H, W), without dropout."""
+        code = self.rows(feats.flatten(2).transpose(1, 2))
+        return code.transpose(1, 2).reshape(len(feats), -1, *feats.shape[2:])
 
-        `keep` holds the Dropout2d masks of the two branches, each (B, dim, 1, 1) and already scaled by
-        1/(1−p) (losses/draws.py); None outside of training.
+    def rows(self, rows: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Codes (B, L, code_dim) of positions (B, L, dim).
+
+        `keep` holds the Dropout2d masks (B, 2, dim) of the two branches, already scaled by 1/(1−p) (losses/draws.py);
+        None outside of training. Masks multiply the weights of an image instead of its features: the same products.
         """
         if self.projection == "none":
-            return feats
-        first, second = (feats * keep[0], feats * keep[1]) if keep is not None else (feats, feats)
-        code: Tensor = self.linear(first)
+            return rows
+        code = _affine(rows, self.linear, keep if keep is None else keep[:, 0])
         if self.projection == "nonlinear":
-            code = code + self.out(self.hidden(second).relu())
+            code = code + _affine(self._hidden(rows, keep), self.out)
         return code
+
+    def samples(self, corners: Tensor, weights: Tensor, keep: Tensor) -> Tensor:
+        """Bilinear samples (B, P, code_dim) of the codes, from the four positions around each (B, P, 4, dim).
+
+        weights: (B, P, 4), with the sum 1; keep: as for `rows`. Equal to sampling the codes of the whole map, because
+        sampling commutes with all but the ReLU, without computing them elsewhere.
+        """
+        feats = (corners * weights.unsqueeze(-1)).sum(2)
+        if self.projection == "none":
+            return feats
+        code = _affine(feats, self.linear, keep[:, 0])
+        if self.projection == "nonlinear":
+            hidden = self._hidden(corners.flatten(1, 2), keep).view_as(corners)
+            code = code + _affine((hidden * weights.unsqueeze(-1)).sum(2), self.out)
+        return code
+
+    def _hidden(self, rows: Tensor, keep: Tensor | None) -> Tensor:
+        return _affine(rows, self.hidden, keep if keep is None else keep[:, 1]).relu()
+
+
+def _affine(rows: Tensor, layer: nn.Conv2d, keep: Tensor | None = None) -> Tensor:
+    """A 1×1 convolution of rows (B, L, C), whose input channels are masked by (B, C)."""
+    weight = layer.weight.flatten(1)
+    assert layer.bias is not None
+    if keep is None:
+        return F.linear(rows, weight, layer.bias)
+    return torch.baddbmm(layer.bias, rows, (weight * keep.unsqueeze(1)).transpose(1, 2))

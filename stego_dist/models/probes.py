@@ -45,6 +45,8 @@ def cluster_loss(cosines: Tensor, alpha: float | None = None) -> Tensor:
 
     cosines: (B, K, H, W). Published: ClusterLookup.
     """
+    if alpha is None:
+        return -cosines.max(1).values.mean()
     return -(cluster_assignment(cosines, alpha) * cosines).sum(1).mean()
 
 
@@ -53,26 +55,3 @@ def cluster_assignment(cosines: Tensor, alpha: float | None = None) -> Tensor:
     if alpha is not None:
         return (alpha * cosines).softmax(1)
     return F.one_hot(cosines.argmax(1), cosines.shape[1]).movedim(-1, 1).to(cosines.dtype)
-
-
-def linear_loss_sum(logits: Tensor, labels: Tensor, stride: int = 1) -> tuple[Tensor, Tensor]:
-    """Sum of the cross-entropy over labelled pixels, and their number.
-
-    logits: (B, K, h, w), resized bilinearly (align_corners=False) to the labels' grid; labels: integers
-    (B, H, W), below 0 ignored. With stride n the loss takes every n-th pixel of each axis from its middle on; the
-    resized logits are computed there only, at exactly the values that the full map has there.
-    """
-    height, width = labels.shape[1:]
-    start = stride // 2
-    rows = resize_matrix(logits.shape[2], height, logits)[start::stride]
-    columns = resize_matrix(logits.shape[3], width, logits)[start::stride]
-    picked = labels[:, start::stride, start::stride].long()
-    resized = torch.einsum("bkhw,vw,uh->bkuv", logits, columns, rows)
-    loss = F.cross_entropy(resized, picked.clamp(min=-1), ignore_index=-1, reduction="sum")
-    return loss, (picked >= 0).sum()
-
-
-def resize_matrix(size: int, wanted: int, like: Tensor) -> Tensor:
-    """The (wanted, size) matrix of bilinear resizing along one axis, align_corners=False, no antialias."""
-    eye = torch.eye(size, dtype=like.dtype, device=like.device).unsqueeze(0)
-    return F.interpolate(eye, size=wanted, mode="linear", align_corners=False)[0].T

@@ -122,13 +122,14 @@ def test_impossible_combinations_all_in_one(write):
                 "train.features=bank",
                 "train.batch_size=17",
                 "knn.positives=30",
+                "train.linear_points=225",
                 *weights,
             ],
         )
     found = lines(error)
-    assert found[0].endswith("has 4 problems:")
+    assert found[0].endswith("has 5 problems:")
     assert [line.split(":")[0] for line in found[1:]] == [
-        "train.batch_size", "knn.positives", "loss.contrastive_crf_weight", "loss",
+        "train.batch_size", "knn.positives", "loss.contrastive_crf_weight", "train.linear_points", "loss",
     ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from stego_dist.data.order import Order
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.feed import BankFeed, Batch, Feed, NeighbourDraw, OnlineFeed
 from stego_dist.errors import UserError
+from stego_dist.features.bank import MappedBank, ResidentBank
 from stego_dist.features.store import FeatureStore, ShardFeatures, write_manifest, write_shard
 from stego_dist.knn import table as knn_table
 from stego_dist.knn.ranking import Neighbours
@@ -70,7 +71,10 @@ class World:
         )
 
     def banked(self, slots: range = range(SLOTS)) -> BankFeed:
-        return BankFeed(self.store, self.order, slots, self.draw)
+        return BankFeed(MappedBank(self.store), self.order, slots, self.draw)
+
+    def resident(self, slots: range = range(SLOTS)) -> BankFeed:
+        return BankFeed(ResidentBank(self.store, torch.device("cpu")), self.order, slots, self.draw)
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +117,10 @@ def test_bank_batches_are_rows_of_the_bank(world):
         assert batch.anchors.dtype == torch.float16 and batch.labels.dtype == torch.uint8
         np.testing.assert_array_equal(batch.anchors.numpy(), world.bank[batch.ids.numpy()])
         np.testing.assert_array_equal(batch.neighbours.numpy(), world.bank[batch.neighbour_ids.numpy()])
+
+
+def test_a_resident_bank_gives_the_same_bits(world):
+    assert_same(take(world.resident()), take(world.banked()))
 
 
 def test_both_feeds_give_the_same_samples(world):
@@ -186,6 +194,7 @@ def test_without_labels(tmp_path):
     online, banked = take(world.online(workers=2), 4), take(world.banked(), 4)
     assert all(batch.labels is None for batch in online + banked)
     assert_same(online, banked, fields=("ids", "neighbour_ids"))
+    assert_same(take(world.resident(), 4), banked)
     moved = online[0].to(torch.device("cpu"))
     assert moved.labels is None and torch.equal(moved.anchors, online[0].anchors)
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stego_dist.engine.step import LossSettings, TrainStep, count_labelled, parameter_groups, signed_labels
-from stego_dist.losses.draws import draw_step
-from stego_dist.models.probes import linear_loss_sum
+from stego_dist.engine.step import LossSettings, TrainStep, parameter_groups, signed_labels
+from stego_dist.losses.draws import draw_lines, draw_step
+from stego_dist.losses.linear import IGNORED, count_labelled, linear_loss_drawn, linear_loss_full
 from stego_dist.models.segmenter import Segmenter
+from tests.benchmarks.published import PublishedStep, head_codes
 
-SETTINGS = LossSettings(weights=(0.7, 0.3, 0.6), shifts=(0.2, 0.1, 0.4), linear_stride=2)
+SETTINGS = LossSettings(weights=(0.7, 0.3, 0.6), shifts=(0.2, 0.1, 0.4))
 
 
 def make(seed: int = 0, classes: int | None = 3, **kwargs):
@@ -23,8 +24,9 @@ def inputs(groups: range = range(2), size: int = 4, seed: int = 0):
     torch.manual_seed(seed)
     rows = slice(groups.start * size, groups.stop * size)
     feats, knn = torch.randn(2, 2 * size, 8, 6, 6)
-    labels = torch.randint(-1, 3, (2 * size, 24, 24))
-    labels[:size] = -1  # the first group has none
+    labels = torch.randint(0, 4, (2 * size, 24, 24), dtype=torch.uint8)
+    labels[labels == 3] = IGNORED
+    labels[:size] = IGNORED  # the first group has none
     draws = draw_step(seed=0, step=0, groups=groups, size=size, points=3, negatives=2, channels=8, dropout=0.1)
     return feats[rows], knn[rows], draws, labels[rows]
 
@@ -37,7 +39,7 @@ def test_two_ranks_average_to_one():
     """The gradient of one process is the mean over two, although only one of them has labels."""
     step = make()
     f, k, draws, labels = inputs()
-    counted = count_labelled(labels, 2)
+    counted = count_labelled(labels)
     whole = gradients(step, step(f, k, draws, labels, 1 / counted)[0])
     parts = []
     for rank in range(2):
@@ -47,16 +49,29 @@ def test_two_ranks_average_to_one():
         torch.testing.assert_close(one, torch.stack(two).mean(0), rtol=1e-4, atol=1e-6)
 
 
-def test_linear_loss_is_the_mean_over_labelled_pixels():
+@pytest.mark.parametrize("count", [None, 5])
+def test_linear_loss_is_the_mean_over_labelled_pixels(count):
     step = make()
     f, k, draws, labels = inputs()
-    counted = count_labelled(labels, 2)
-    log = step(f, k, draws, labels, 1 / counted)[1]
-    keep = draws.keep.flatten(0, 1)[:, 0, :2, :, None, None]
-    code = step.segmenter.head(f, [keep[:, 0], keep[:, 1]])
-    total, number = linear_loss_sum(step.segmenter.linear(code), labels, 2)
-    assert int(number) == int(counted)
-    torch.testing.assert_close(log["loss/linear"], (total / number).detach())
+    counted = count_labelled(labels)
+    lines = count and draw_lines(seed=0, step=0, groups=range(2), size=4, count=count, height=24, width=24)
+    log = step(f, k, draws, labels, 1 / counted, lines)[1]
+    code = head_codes(step.segmenter, f, draws.keep.flatten(0, 1)[:, 0])
+    logits = step.segmenter.linear(code)
+    total = linear_loss_drawn(logits, labels, *lines) if lines else linear_loss_full(logits, labels)
+    torch.testing.assert_close(log["loss/linear"], (total / counted).detach())
+
+
+@pytest.mark.parametrize(("centring", "clamp"), [(True, "zero"), (False, "none"), (True, "stabilised")])
+def test_it_is_the_published_step(centring, clamp):
+    """Loss and every gradient, against the plain restatement that the benchmark measures against."""
+    step = make(centring=centring, clamp=clamp)
+    f, k, draws, labels = inputs(range(1, 2))
+    loss = step(f, k, draws, labels, 1 / count_labelled(labels))[0]
+    published = PublishedStep(step.segmenter, step.settings)(f, k, draws, labels)
+    torch.testing.assert_close(loss, published)
+    for one, other in zip(gradients(step, loss), gradients(step, published)):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_probe_losses_do_not_move_the_head():
@@ -96,8 +111,8 @@ def test_half_precision_features_give_the_same_loss():
 def test_contrastive_crf_enters_with_its_weight():
     f, k, draws, labels = inputs()
     images, positions = torch.randn(8, 3, 24, 24), torch.randint(0, 56, (2, 50))
-    plain = make()(f, k, draws, labels, 0.01, images, positions)
-    weighted = make(contrastive_crf_weight=0.5)(f, k, draws, labels, 0.01, images, positions)
+    plain = make()(f, k, draws, labels, 0.01, None, images, positions)
+    weighted = make(contrastive_crf_weight=0.5)(f, k, draws, labels, 0.01, None, images, positions)
     torch.testing.assert_close(weighted[0] - plain[0], 0.5 * weighted[1]["loss/contrastive_crf"])
 
 

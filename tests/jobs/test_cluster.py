@@ -54,6 +54,16 @@ def die_once(folder: Path, x: int) -> tuple[int, int]:
     return x, attempts
 
 
+class DiesWhereItIsUnpickled:
+    """As a function does whose module a node lacks, or that needs more memory than there is."""
+
+    def __call__(self) -> Callable[[int], int]:
+        return square
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return os._exit, (1,)
+
+
 def die(x: int) -> int:
     if x == 3:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -106,9 +116,10 @@ def test_an_error_of_ours_is_raised_with_its_cause():
         list(run_tasks(divide, [1, 0], workers=1))
 
 
-def test_a_worker_that_is_killed_is_replaced_and_its_task_repeated(tmp_path):
+def test_a_worker_that_is_killed_is_replaced_and_its_task_repeated(tmp_path, capfd):
     found = sorted(run_tasks(partial(die_once, tmp_path), range(5), workers=2))
     assert found == [(0, 1), (1, 1), (2, 2), (3, 1), (4, 1)]
+    assert "a worker died at 2 (" in capfd.readouterr().err
 
 
 def test_a_task_that_always_kills_its_worker_is_given_up_by_name():
@@ -116,6 +127,11 @@ def test_a_task_that_always_kills_its_worker_is_given_up_by_name():
     with pytest.raises(UserError, match=r"^shard 3: 3 workers died at it.*memory.*fewer workers"):
         found.extend(it)
     assert set(found) <= set(range(9)) - {3} and len(found) == len(set(found))
+
+
+def test_workers_that_die_while_they_start_are_named():
+    with pytest.raises(UserError, match="3 Ray workers in a row died while they started"):
+        list(run_on_workers(DiesWhereItIsUnpickled(), range(3), workers=1))
 
 
 def test_what_others_are_at_is_finished_before_an_error_is_raised(tmp_path):

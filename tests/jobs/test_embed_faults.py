@@ -20,18 +20,18 @@ from typing import Any
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from tests.jobs.test_embed_knn import contents, here
 
 from stego_dist.config import load_config
 from stego_dist.errors import UserError
 from stego_dist.jobs import embed as embed_module
 from stego_dist.jobs.embed import embed
+from tests.jobs.test_embed_job import contents, here
 from tests.launching import environment
 from tests.tiny import build_shards, config_at
 
 pytestmark = pytest.mark.ray
 SHARD = 2
-LIMIT_S = 60.0
+LIMIT_S = 180.0
 
 
 @pytest.fixture(scope="module")

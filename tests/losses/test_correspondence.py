@@ -6,10 +6,31 @@ import numpy as np
 import pytest
 import torch
 
+from stego_dist.engine.step import LossSettings
 from stego_dist.losses.contrastive_crf import contrastive_crf, contrastive_crf_loss
-from stego_dist.losses.correspondence import correlation, correspondence_loss, sample
-from stego_dist.losses.draws import draw_step
+from stego_dist.losses.correspondence import CorrespondenceLoss, correlation, correspondence_loss
+from stego_dist.losses.draws import Draws, draw_step
+from stego_dist.losses.sampling import bilinear, pair_places, places_at
+from tests.benchmarks import published
 from tests.helpers import assert_golden
+
+
+def sample(maps: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """Samples (N, P, C) of maps (N, C, H, W) at points (N, S, S, 2)."""
+    grid = (maps.shape[2], maps.shape[3])
+    return torch.stack([bilinear(m.flatten(1).T.contiguous(), places_at(p, grid)) for m, p in zip(maps, points)])
+
+
+def loss_of_maps(
+    *, feats, feats_knn, code, code_knn, points, points_other, negatives, **settings
+) -> CorrespondenceLoss:
+    """The loss of dense maps (G·N, C, H, W)."""
+    places = pair_places(points, points_other, negatives, (feats.shape[2], feats.shape[3]))
+    sampled, codes = (
+        bilinear(torch.cat(maps).flatten(2).transpose(1, 2).flatten(0, 1), places)
+        for maps in ((feats, feats_knn), (code, code_knn))
+    )
+    return correspondence_loss(feats=sampled, code=codes, **settings)
 
 
 @pytest.mark.parametrize("name", ["default", "no_clamp", "no_pointwise", "stabilised"])
@@ -18,20 +39,26 @@ def test_golden(golden, name):
     case = {k: torch.from_numpy(np.asarray(v)) for k, v in raw.items()}
     code, code_pos = case["code"].clone().requires_grad_(), case["code_pos"].clone().requires_grad_()
     clamp = "stabilised" if raw["stabilise"] else "zero" if raw["zero_clamp"] else "none"
-    loss = correspondence_loss(
+    loss = loss_of_maps(
         feats=case["feats"], feats_knn=case["feats_pos"], code=code, code_knn=code_pos,
         points=case["coords"][None], points_other=case["coords_pos"][None], negatives=case["negatives"][None],
         weights=tuple(raw["weights_intra_inter_neg"]), shifts=tuple(raw["shifts_intra_inter_neg"]),
         centring=bool(raw["pointwise"]), clamp=clamp,
     )  # fmt: skip
-    for term, published in (
+    for term, name in (
         (loss.self_pair, "pos_intra"),
         (loss.knn_pair, "pos_inter"),
         (loss.random_pair, "neg_inter"),
     ):
-        assert_golden(term.loss, raw[f"out_{published}_loss"])
-        assert_golden(term.code_mean, raw[f"out_{published}_cd_mean"], rtol=2e-5)
+        assert_golden(term.loss, raw[f"out_{name}_loss"])
+        assert_golden(term.code_mean, raw[f"out_{name}_cd_mean"], rtol=2e-5)
     assert_golden(loss.total, raw["out_total"].astype(np.float32))
+    draws = Draws(case["coords"][None], case["coords_pos"][None], case["negatives"][None], torch.empty(0))
+    settings = LossSettings(
+        tuple(raw["weights_intra_inter_neg"]), tuple(raw["shifts_intra_inter_neg"]), bool(raw["pointwise"]), clamp
+    )
+    yardstick = published.correspondence(case["feats"], case["feats_pos"], code, code_pos, draws, settings)
+    assert_golden(yardstick, raw["out_total"].astype(np.float32))
     loss.total.backward()
     assert_golden(code.grad, raw["out_grad_code"])
     assert_golden(code_pos.grad, raw["out_grad_code_pos"])
@@ -55,8 +82,8 @@ def arguments(groups: range, size: int = 4) -> dict:
 
 def test_groups_are_independent_and_averaged():
     whole, parts = arguments(range(3)), [arguments(range(g, g + 1)) for g in range(3)]
-    total = correspondence_loss(**whole).total
-    totals = [correspondence_loss(**part).total for part in parts]
+    total = loss_of_maps(**whole).total
+    totals = [loss_of_maps(**part).total for part in parts]
     torch.testing.assert_close(total, torch.stack(totals).mean())
     gradient = torch.autograd.grad(total, whole["code"])[0]
     pieces = [torch.autograd.grad(t / 3, part["code"])[0] for t, part in zip(totals, parts)]
@@ -90,7 +117,7 @@ def test_plain_restatement():
         fr = sample(args["feats"][chosen], args["points_other"][0])
         cr = sample(args["code"][chosen], args["points_other"][0])
         random.append(term([(f[n], fr[n], c[n], cr[n]) for n in range(size)], 0.4))
-    loss = correspondence_loss(**args)
+    loss = loss_of_maps(**args)
     torch.testing.assert_close(loss.self_pair.loss, own)
     torch.testing.assert_close(loss.knn_pair.loss, knn)
     torch.testing.assert_close(loss.random_pair.loss, torch.stack(random).mean())
@@ -99,7 +126,7 @@ def test_plain_restatement():
 
 def test_share_above_the_shift():
     args = {**arguments(range(1)), "shifts": (-5.0, 5.0, 0.4)}
-    loss = correspondence_loss(**args)
+    loss = loss_of_maps(**args)
     assert float(loss.self_pair.above_shift) == 1 and float(loss.knn_pair.above_shift) == 0
 
 

@@ -158,3 +158,18 @@ def test_descriptor_is_the_normalised_spatial_mean():
     feats = torch.randn(3, 5, 4, 6)
     mean = feats.numpy().mean((2, 3))
     assert_golden(descriptors(feats), mean / np.linalg.norm(mean, axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("feature", ["feat", "keys"])
+def test_attention_is_fused(feature):
+    """No matrix of attention weights is made, with the hook that catches keys neither."""
+    backbone = Backbone("vit_tiny_patch16_224", weights="random", feature=feature, options={"depth": 2})
+    images = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    with torch.profiler.profile() as profile:
+        backbone(images)
+    names = {event.key for event in profile.key_averages()}
+    assert "aten::scaled_dot_product_attention" in names and "aten::_softmax" not in names
+    fused = backbone(images)
+    for block in backbone.model.blocks:
+        block.attn.fused_attn = False
+    torch.testing.assert_close(backbone(images), fused, rtol=1e-4, atol=1e-5)

@@ -16,7 +16,6 @@ from stego_dist.models.probes import (
     cluster_assignment,
     cluster_loss,
     cosine_to,
-    linear_loss_sum,
 )
 from stego_dist.models.segmenter import Segmenter, flip_averaged_code, resize_maps
 from tests.helpers import assert_golden
@@ -31,15 +30,34 @@ def test_head_golden(golden):
     assert_golden(head(case["feats"]), case["out_code"])
 
 
-def test_dropout_masks_act_on_each_branch():
-    head, feats = Head(6, 4), torch.randn(2, 6, 3, 3)
-    ones, zeros = torch.ones(2, 6, 1, 1), torch.zeros(2, 6, 1, 1)
-    torch.testing.assert_close(head(feats, [ones, ones]), head(feats))
-    linear = Head(6, 4, "linear")
-    linear.linear.load_state_dict(head.linear.state_dict())
-    constant = head.out(head.hidden(torch.zeros_like(feats)).relu())
-    torch.testing.assert_close(head(feats, [ones, zeros]), linear(feats) + constant)
-    assert torch.equal(Head(6, 4, "none")(feats), feats)
+@pytest.mark.parametrize("projection", ["nonlinear", "linear", "none"])
+def test_dropout_masks_act_on_the_features_of_each_branch(projection):
+    head, feats = Head(6, 4, projection), torch.randn(2, 6, 3, 5)
+    keep = (torch.rand(2, 2, 6) < 0.7).float() / 0.7
+    rows = feats.flatten(2).transpose(1, 2)
+    code = head.rows(rows, keep).transpose(1, 2).unflatten(2, (3, 5))
+    first, second = (feats * keep[:, branch, :, None, None] for branch in range(2))
+    wanted = feats if projection == "none" else head.linear(first)
+    if projection == "nonlinear":
+        wanted = wanted + head.out(head.hidden(second).relu())
+    torch.testing.assert_close(code, wanted)
+    torch.testing.assert_close(head.rows(rows, torch.ones(2, 2, 6)), head.rows(rows))
+
+
+@pytest.mark.parametrize("projection", ["nonlinear", "linear", "none"])
+def test_samples_of_codes_are_codes_sampled(projection):
+    """From the features of the four positions around each alone; with the same gradients."""
+    head, rows, keep = Head(6, 4, projection), torch.randn(2, 15, 6), torch.rand(2, 2, 6)
+    corners = torch.randint(0, 15, (2, 7, 4))
+    weights = torch.rand(2, 7, 4).softmax(-1)
+    picked = rows[torch.arange(2)[:, None, None], corners]
+    sampled = head.samples(picked, weights, keep)
+    dense = head.rows(rows, keep)[torch.arange(2)[:, None, None], corners]
+    wanted = (dense * weights.unsqueeze(-1)).sum(2)
+    torch.testing.assert_close(sampled, wanted)
+    if projection != "none":
+        for one, other in zip(*(torch.autograd.grad(x.square().sum(), head.parameters()) for x in (sampled, wanted))):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "alpha"), [("None", None), ("2_0", 2.0), ("3_0", 3.0)])
@@ -58,28 +76,6 @@ def test_cluster_probe_golden(golden, name, alpha):
         assert_golden(probe.centres.grad, case["out_grad_clusters_alpha_None"])
     if alpha == 2.0:
         assert_golden((cosines * 2).log_softmax(1), case["out_log_probs_alpha_2_0"])
-
-
-@pytest.mark.parametrize("stride", [1, 2, 5])
-def test_linear_loss_equals_cross_entropy_of_resized_logits(stride):
-    torch.manual_seed(0)
-    logits = torch.randn(2, 4, 5, 6, requires_grad=True)
-    labels = torch.randint(-1, 4, (2, 20, 23))
-    total, count = linear_loss_sum(logits, labels, stride)
-    start = stride // 2
-    full = F.interpolate(logits, (20, 23), mode="bilinear", align_corners=False)
-    picked = full[:, :, start::stride, start::stride], labels[:, start::stride, start::stride]
-    reference = F.cross_entropy(*picked, ignore_index=-1, reduction="sum")
-    torch.testing.assert_close(total, reference)
-    assert int(count) == int((picked[1] >= 0).sum())
-    torch.testing.assert_close(*(torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (total, reference)))
-
-
-def test_linear_loss_without_labels_is_zero():
-    logits = torch.randn(2, 4, 5, 5, requires_grad=True)
-    total, count = linear_loss_sum(logits, torch.full((2, 10, 10), -1))
-    total.backward()
-    assert float(total) == 0 and int(count) == 0 and float(logits.grad.abs().sum()) == 0
 
 
 def test_the_linear_probe_commutes_with_resizing():
