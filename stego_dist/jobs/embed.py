@@ -20,6 +20,7 @@ from torch import Tensor
 
 from stego_dist import console
 from stego_dist.config import Config
+from stego_dist.console import size
 from stego_dist.data.manifest import ShardSet, Split
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.inputs import AUTOCAST, features_fingerprint, make_backbone
@@ -194,13 +195,13 @@ def _check_space(config: Config, split: Split, backbone: Backbone, todo: list[in
     stat = os.statvfs(next(parent for parent in [root.resolve(), *root.resolve().parents] if parent.exists()))
     free = stat.f_bavail * stat.f_frsize
     console.say(
-        f"descriptors take {described / 1e9:.3f} GB"
-        + (f", the bank {banked / 1e9:.3f} GB" if bank else "")
-        + (f", of which {replaced / 1e9:.3f} GB replace what is there" if replaced else "")
-        + f"; {free / 1e9:.1f} GB are free"
+        f"descriptors take {size(described)}"
+        + (f", the bank {size(banked)}" if bank else "")
+        + (f", of which {size(replaced)} replace what is there" if replaced else "")
+        + f"; {size(free)} are free"
     )
     if needed > free:
         raise UserError(
-            f"features.dir={root}: {'descriptors and bank' if bank else 'descriptors'} need {needed / 1e9:.3f} GB, "
-            f"{free / 1e9:.3f} GB are free; choose another folder" + (" or train.features=online" if bank else "")
+            f"features.dir={root}: {'descriptors and bank' if bank else 'descriptors'} need {size(needed)}, "
+            f"{size(free)} are free; choose another folder" + (" or train.features=online" if bank else "")
         )

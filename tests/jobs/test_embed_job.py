@@ -226,7 +226,7 @@ def test_a_bank_that_does_not_fit_is_refused_before_it_is_begun(work, monkeypatc
 
     free(wanted - 1)
     with pytest.raises(
-        UserError, match=r"features\.dir=.*descriptors and bank need .* GB are free; .*train\.features=online"
+        UserError, match=r"features\.dir=.*descriptors and bank need .* are free; .*train\.features=online"
     ):
         embed(config, bank=True)
     assert not (work / "features").exists()
