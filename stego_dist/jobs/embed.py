@@ -7,6 +7,7 @@ a killed job continues where it stopped.
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 from collections import defaultdict
@@ -24,9 +25,9 @@ from stego_dist.console import size
 from stego_dist.data.manifest import ShardSet, Split
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.inputs import AUTOCAST, features_fingerprint, make_backbone
-from stego_dist.errors import UserError
+from stego_dist.errors import StaleInputError, UserError
 from stego_dist.features.embed import Recipe, View, embed_samples
-from stego_dist.features.store import ShardFeatures, is_done, remove_store, write_manifest, write_shard_in_batches
+from stego_dist.features.store import ShardFeatures, is_done, refuse_others, write_manifest, write_shard_in_batches
 from stego_dist.jobs.cluster import run_on_workers
 from stego_dist.models.backbone import Backbone
 from stego_dist.rundir import Fingerprint, writing_to
@@ -48,7 +49,8 @@ class Embedded:
 
 
 def embed(config: Config, *, bank: bool, overwrite: bool = False) -> Fingerprint:
-    """Write the feature store of the training split to features.dir; returns its fingerprint.
+    """Write the feature store of the training split to features.dir; returns its fingerprint. What is there already is
+    kept; with `overwrite` a store that was made from something else is deleted first, its neighbour table too.
 
     Raises UserError: it does not fit on the disk, a sample can't be read, features.dir can't be overwritten or written;
     StaleInputError: what lies there was made from something else.
@@ -61,9 +63,16 @@ def embed(config: Config, *, bank: bool, overwrite: bool = False) -> Fingerprint
     names = [shard.name for shard in split.shards]
     with writing_to(root, RESTART):
         remove_leftovers(root, names)
-        if overwrite:
-            remove_store(root)
-    todo = [i for i, name in enumerate(names) if not is_done(root, name, fingerprint, bank, REMEDY)]
+    if overwrite:
+        refuse_others(root)
+    try:
+        todo = [i for i, name in enumerate(names) if not is_done(root, name, fingerprint, bank, REMEDY)]
+    except StaleInputError:
+        if not overwrite:
+            raise
+        with writing_to(root, RESTART):
+            shutil.rmtree(root)
+        todo = list(range(len(names)))
     done = split.num_samples - sum(split.shards[i].samples for i in todo)
     console.say(
         f"embedding {split.num_samples} crops of {shard_set.root} with {backbone.name} at {config.data.resolution} "
