@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from typing import Any
+
+OVERRIDE = re.compile(r"\w+(\.\w+)*=")
+"""What is no name of a baseline, though it stands behind --baseline."""
 
 
 def add_parser(verbs: Any) -> None:
@@ -19,12 +23,19 @@ def add_parser(verbs: Any) -> None:
             "  stego-dist eval runs/camvid11_vitti16\n"
             "  stego-dist eval RUN eval.crf=both eval.resolution=320\n"
             "  stego-dist eval RUN --baseline               raw-feature k-means beside it\n"
+            "  stego-dist eval RUN --baseline raw pca random dino-vits8 picie:FILE mocov2-resnet50:FILE timm:ID@FILE\n"
+            "      each with k-means, and both probes trained on its features as the run's own are\n"
             "  accelerate launch --config_file launchers/accelerate/gpus.yaml -m stego_dist eval RUN"
         ),
     )
     parser.add_argument("run_dir", metavar="RUN", help="folder of a trained run")
     parser.add_argument("overrides", nargs="*", metavar="eval.key=value", help="settings that differ from the run's")
-    parser.add_argument("--baseline", action="store_true", help="also k-means over the raw features")
+    parser.add_argument(
+        "--baseline", nargs="*", metavar="NAME",
+        help="also k-means over the raw features; or, by name, frozen features with clusters and probes: raw, pca, "
+        "random-projection (to the code's width), random, dino-vits8, dino-vitb8, resnet50, mocov2-resnet50:FILE, "
+        "picie:FILE, timm:ID[@WEIGHTS]; exit code 1 when one that was named can't be had",
+    )  # fmt: skip
     parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
     parser.set_defaults(run=run)
 
@@ -45,8 +56,11 @@ def run(args: argparse.Namespace) -> int:
     run_dir = RunDir(Path(args.run_dir))
     if not run_dir.config.is_file():
         raise UserError(f"{run_dir.root} is no run: it has no config.yaml; train one with `stego-dist train CONFIG`")
-    config = load_config(run_dir.config, args.overrides)
-    evaluation = evaluate_run(config, run_dir, baseline=args.baseline)
+    words = args.baseline or []
+    overrides = [word for word in words if OVERRIDE.match(word)]
+    config = load_config(run_dir.config, args.overrides + overrides)
+    names = None if args.baseline is None else [word for word in words if word not in overrides]
+    evaluation = evaluate_run(config, run_dir, baselines=names)
     if evaluation is None:
         return 0
     shard_set = ShardSet.open(config.data.shards, config.data.storage)
@@ -56,4 +70,4 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(evaluation.results, indent=2))
     else:
         print_results(evaluation.results, run_dir)
-    return 0
+    return 1 if evaluation.results.get("unavailable_baselines") else 0

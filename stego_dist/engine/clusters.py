@@ -40,8 +40,7 @@ def draw_codes(
     clusters.images and clusters.points bound images and codes. `encode` maps features to codes. `check` is called
     equally often on all ranks, between chunks of images; it may raise to give up.
     """
-    rng = generator(config.seed, "cluster images")
-    ids = torch.randperm(count, generator=rng)[: config.clusters.images].sort().values.numpy()
+    ids = drawn_images(config, count)
     share = np.array_split(ids, accelerator.num_processes)[accelerator.process_index]
     per_image = -(-config.clusters.points // len(ids))
     drawn = []
@@ -57,6 +56,13 @@ def draw_codes(
     mine = torch.cat(drawn).numpy() if drawn else np.empty((0, 0), np.float32)
     parts = gather_object([mine]) if accelerator.num_processes > 1 else [mine]
     return np.concatenate([part for part in parts if len(part)])
+
+
+def drawn_images(config: Config, count: int) -> NDArray[np.int64]:
+    """Ids of the sample of `count` training images that clusters are looked for in, ascending."""
+    rng = generator(config.seed, "cluster images")
+    drawn: NDArray[np.int64] = torch.randperm(count, generator=rng)[: config.clusters.images].sort().values.numpy()
+    return drawn
 
 
 def find_clusters(config: Config, codes: NDArray[np.float32], clusters: int) -> Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
-from stego_dist.engine.baselines import raw_features
+from stego_dist.engine.baselines import RAW, Baseline, parse_baselines, run_baselines
 from stego_dist.engine.collapse import codes_agree, one_cluster
 from stego_dist.engine.evaluate import Evaluation, evaluate
 from stego_dist.engine.inputs import make_backbone
+from stego_dist.engine.predict import CLUSTERS
 from stego_dist.engine.setup import make_accelerator
 from stego_dist.errors import StaleInputError
 from stego_dist.models.segmenter import Segmenter
@@ -19,19 +21,23 @@ from stego_dist.rundir import RunDir, read_json, read_metrics, write_json
 FORMAT = "stego_dist.results/1"
 
 
-def evaluate_run(config: Config, run: RunDir, *, baseline: bool = False) -> Evaluation | None:
+def evaluate_run(config: Config, run: RunDir, *, baselines: Sequence[str] | None = None) -> Evaluation | None:
     """Evaluate the run's model on every launched rank; the main process writes results.json and gets the result.
 
-    Raises StaleInputError when the backbone's weights are not those that the run was trained with.
+    baselines: names of what is evaluated beside it (engine/baselines.py); without any name k-means over the raw
+    features alone, None: nothing. Raises ConfigError for names that don't exist, StaleInputError when the backbone's
+    weights are not those that the run was trained with.
     """
+    beside = [Baseline(RAW)] if baselines is not None and not baselines else parse_baselines(baselines or ())
     accelerator = make_accelerator(config.train.precision, config.train.timeout_minutes)
     try:
         segmenter, meta = Segmenter.load(run.model)
         backbone = make_backbone(config).to(accelerator.device)
         _check_backbone(run, backbone.weights_digest())
         segmenter = segmenter.to(accelerator.device)
-        evaluation = evaluate(config, accelerator, segmenter, backbone)
-        beside = raw_features(config, accelerator, backbone) if baseline else None
+        known = tuple(meta.get("clusters", CLUSTERS))
+        evaluation = evaluate(config, accelerator, segmenter, backbone, clusters=known)
+        found, unavailable = run_baselines(config, accelerator, backbone, beside, probes=bool(baselines))
         if not accelerator.is_main_process:
             return None
         header = {"format": FORMAT, "run": config.name, "step": meta["step"], "seed": config.seed}
@@ -39,8 +45,8 @@ def evaluate_run(config: Config, run: RunDir, *, baseline: bool = False) -> Eval
         header |= {"backbone": config.backbone.name, "weights": config.backbone.weights}
         header |= {"dataset": ShardSet.open(config.data.shards, config.data.storage).manifest.card.name}
         evaluation.results = {**header, **evaluation.results}
-        if beside is not None:
-            evaluation.results["baselines"] = {"raw features": beside}
+        if beside:
+            evaluation.results |= {"baselines": found, "unavailable_baselines": unavailable}
         evaluation.results["warnings"] = _collapse(config, run, evaluation.results)
         write_json(run.results, evaluation.results)
         return evaluation

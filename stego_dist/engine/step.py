@@ -86,22 +86,31 @@ class TrainStep(nn.Module):
             )
             total, log = distil.total, _distil_log(distil)
             code_maps = dense.transpose(1, 2).reshape(count, -1, *grid)
-            for name, loss in self._probe_losses(code_maps, labels, label_scale, lines).items():
+            for name, loss in probe_losses(self.segmenter, code_maps, labels, label_scale, lines).items():
                 total, log[f"loss/{name}"] = total + loss, loss
             if s.contrastive_crf_weight and images is not None and crf_positions is not None:
                 crf = contrastive_crf_loss(images=images, code=code_maps, positions=crf_positions)
                 total, log["loss/contrastive_crf"] = total + s.contrastive_crf_weight * crf, crf
         return total, {"loss/total": total.detach(), **{k: v.detach() for k, v in log.items()}}
 
-    def _probe_losses(
-        self, code: Tensor, labels: Tensor | None, label_scale: Tensor | float, lines: tuple[Tensor, Tensor] | None
-    ) -> dict[str, Tensor]:
-        losses = {"cluster": cluster_loss(self.segmenter.cluster(code))}
-        if self.segmenter.linear is not None and labels is not None:
-            logits = self.segmenter.linear(code)
-            summed = linear_loss_drawn(logits, labels, *lines) if lines else linear_loss_full(logits, labels)
-            losses["linear"] = summed * label_scale
-        return losses
+
+def probe_losses(
+    segmenter: Segmenter,
+    code: Tensor,
+    labels: Tensor | None,
+    label_scale: Tensor | float,
+    lines: tuple[Tensor, Tensor] | None,
+) -> dict[str, Tensor]:
+    """Losses of the cluster probe and, with labels, of the linear probe, on codes (n, C, h, w).
+
+    labels, label_scale, lines: see TrainStep.forward.
+    """
+    losses = {"cluster": cluster_loss(segmenter.cluster(code))}
+    if segmenter.linear is not None and labels is not None:
+        logits = segmenter.linear(code)
+        summed = linear_loss_drawn(logits, labels, *lines) if lines else linear_loss_full(logits, labels)
+        losses["linear"] = summed * label_scale
+    return losses
 
 
 def _distil_log(distil: CorrespondenceLoss) -> dict[str, Tensor]:

@@ -48,9 +48,10 @@ def main_rows(results: dict[str, Any]) -> list[Row]:
             what = f"STEGO, {readable(name)} (published counting of extra clusters)"
             rows.append(Row(what, backbone, counted["accuracy"], counted["miou"]))
     for title, baseline in results.get("baselines", {}).items():
+        words = baseline.get("words", {"kmeans": "k-means"})
         for name, entry in baseline.get("measures", {}).items():
-            suffix = ", CRF" if name.endswith("+crf") else ""
-            rows.append(Row(f"{title}, k-means{suffix}", backbone, entry["accuracy"], entry["miou"]))
+            what = words[name.removesuffix("+crf")] + (", CRF" if name.endswith("+crf") else "")
+            rows.append(Row(f"{title}, {what}", baseline.get("backbone", backbone), entry["accuracy"], entry["miou"]))
     for row in PUBLISHED.get(results["dataset"], ()):
         for kind, accuracy, miou in (
             ("", row.accuracy, row.miou),
@@ -81,6 +82,8 @@ def print_results(results: dict[str, Any], run: RunDir) -> None:
     if results["labelled"]:
         console.out.print(_main_table(results))
         console.out.print(_class_table(results))
+        for name, reason in results.get("unavailable_baselines", {}).items():
+            console.out.print(f"Baseline {name} could not be had: {reason}", markup=False)
         if results["dataset"] not in PUBLISHED:
             console.out.print(f"No published STEGO result is known for {results['dataset']}.", style="dim")
         if results["classes_without_pixels"]:
