@@ -50,8 +50,9 @@ def main_rows(results: dict[str, Any]) -> list[Row]:
     for title, baseline in results.get("baselines", {}).items():
         words = baseline.get("words", {"kmeans": "k-means"})
         for name, entry in baseline.get("measures", {}).items():
-            what = words[name.removesuffix("+crf")] + (", CRF" if name.endswith("+crf") else "")
-            rows.append(Row(f"{title}, {what}", baseline.get("backbone", backbone), entry["accuracy"], entry["miou"]))
+            base = name.removesuffix("+crf")
+            what = f"{title}, {words.get(base, readable(base))}" + ", CRF" * (base != name)
+            rows.append(Row(what, baseline.get("backbone", backbone), entry["accuracy"], entry["miou"]))
     for row in PUBLISHED.get(results["dataset"], ()):
         for kind, accuracy, miou in (
             ("", row.accuracy, row.miou),
@@ -83,7 +84,7 @@ def print_results(results: dict[str, Any], run: RunDir) -> None:
         console.out.print(_main_table(results))
         console.out.print(_class_table(results))
         for name, reason in results.get("unavailable_baselines", {}).items():
-            console.out.print(f"Baseline {name} could not be had: {reason}", markup=False)
+            console.out.print(f"Baseline {name} could not be had: {reason}", markup=False, soft_wrap=True)
         if results["dataset"] not in PUBLISHED:
             console.out.print(f"No published STEGO result is known for {results['dataset']}.", style="dim")
         if results["classes_without_pixels"]:

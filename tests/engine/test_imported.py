@@ -17,6 +17,7 @@ from stego_dist.engine.inputs import make_backbone
 from stego_dist.models.segmenter import Segmenter
 from stego_dist.rundir import RunDir
 from tests.published_stego import CODE, Published, write_checkpoint
+from tests.ranks import on_ranks
 from tests.tiny import config_at
 
 
@@ -95,3 +96,14 @@ def test_what_does_not_fit_is_named(workspace, published, capsys):
 def test_published_keys_of_attention_are_taken_over(workspace, published):
     run = imported(workspace, published, hyper_parameters={"n_classes": 2, "cfg": {"dino_feat_type": "KK"}})
     assert load_config(run.config).backbone.feature == "keys"
+
+
+def test_two_processes_import_the_same(workspace, published, tmp_path):
+    one = imported(workspace, published)
+    two = workspace / "two"
+    arguments = [str(workspace / "stego.ckpt"), "--config", str(workspace / "config.yaml"), "--out", str(two)]
+    assert on_ranks(2, main, ["import", *arguments], log=tmp_path / "log") == [0, 0]
+    (a, meta), (b, other) = (Segmenter.load(run.model) for run in (one, RunDir(two)))
+    assert {**meta, "name": "two"} == other
+    for key, value in a.state_dict().items():
+        torch.testing.assert_close(value, b.state_dict()[key], rtol=1e-4, atol=1e-5)
