@@ -120,18 +120,22 @@ def run_baselines(
     unavailable: dict[str, str] = {}
     shared: FrozenFeatures | None = None
     for baseline in baselines:
-        network, reason = _had(baseline, config, accelerator, own)
-        if network is None:
-            console.warn(f"baseline {baseline.name} is left out: {reason}")
-            unavailable[baseline.name] = reason
-            continue
-        if network is own:
-            frozen = shared = shared or _frozen(config, accelerator, own, banked=True)
-        else:
-            frozen = _frozen(config, accelerator, network.to(accelerator.device), banked=False)
-        title = baseline.title if baseline.title not in results else f"{baseline.title} ({baseline.argument})"
-        results[title] = _evaluated(baseline, title, config, accelerator, frozen, probes)
+        try:
+            network = _network(baseline, config, accelerator, own)
+            if network is own:
+                frozen = shared = shared or _frozen(config, accelerator, own, banked=True)
+            else:
+                frozen = _frozen(config, accelerator, network.to(accelerator.device), banked=False)
+            title = baseline.title if baseline.title not in results else f"{baseline.title} ({baseline.argument})"
+            results[title] = _evaluated(baseline, title, config, accelerator, frozen, probes)
+        except _Unavailable as error:
+            console.warn(f"baseline {baseline.name} is left out: {error}")
+            unavailable[baseline.name] = str(error)
     return results, unavailable
+
+
+class _Unavailable(UserError):
+    """A baseline can't be had; raised on all ranks at once."""
 
 
 def raw_features(config: Config, accelerator: Accelerator, backbone: Backbone) -> dict[str, Any]:
@@ -141,16 +145,16 @@ def raw_features(config: Config, accelerator: Accelerator, backbone: Backbone) -
     return found
 
 
-def _had(baseline: Baseline, config: Config, accelerator: Accelerator, own: Backbone) -> tuple[Backbone | None, str]:
-    """Its network, or None and why; the same on all ranks."""
-    network, reason = None, ""
+def _network(baseline: Baseline, config: Config, accelerator: Accelerator, own: Backbone) -> Backbone:
+    network, reason = own, ""
     try:
         network = baseline.network(config, own)
     except UserError as error:
         reason = str(error)
     reasons = gather_object([reason]) if accelerator.num_processes > 1 else [reason]
-    reason = next(filter(None, reasons), "")
-    return (None, reason) if reason else (network, "")
+    if any(reasons):
+        raise _Unavailable(next(filter(None, reasons)))
+    return network
 
 
 def _frozen(config: Config, accelerator: Accelerator, backbone: Backbone, *, banked: bool) -> FrozenFeatures:
@@ -178,7 +182,10 @@ def _evaluated(
     def cluster() -> None:
         segmenter.kmeans.copy_(find_clusters(config, codes, segmenter.num_clusters))
 
-    on_main_process(accelerator, cluster)
+    try:
+        on_main_process(accelerator, cluster)
+    except UserError as error:
+        raise _Unavailable(str(error)) from None
     given = isinstance(backbone, Picie) and backbone.centroids is not None
     if probes:
         train_probes(config, accelerator, segmenter, frozen, cluster=not given)

@@ -75,10 +75,10 @@ def _losses(
 ) -> dict[str, Tensor]:  # fmt: skip
     """This rank's parts of the losses of a batch, which add up to them over ranks; none without images."""
     labels = frozen.labels(ids[places]) if linear and len(places) else None
-    counted = (
-        torch.zeros((), dtype=torch.int64, device=accelerator.device) if labels is None else count_labelled(labels)
-    )
-    scale = 1 / accelerator.reduce(counted, "sum").clamp(min=1) if linear else 0.0
+    scale: Tensor | float = 0.0
+    if linear:
+        none = torch.zeros((), dtype=torch.int64, device=accelerator.device)
+        scale = 1 / accelerator.reduce(none if labels is None else count_labelled(labels), "sum").clamp(min=1)
     if not len(places):
         return {}
     lines = None

@@ -35,6 +35,7 @@ def evaluate_run(config: Config, run: RunDir, *, baselines: Sequence[str] | None
         backbone = make_backbone(config).to(accelerator.device)
         _check_backbone(run, backbone.weights_digest())
         segmenter = segmenter.to(accelerator.device)
+        # a run that was imported without its shard set has learned clusters alone
         known = tuple(meta.get("clusters", CLUSTERS))
         evaluation = evaluate(config, accelerator, segmenter, backbone, clusters=known)
         found, unavailable = run_baselines(config, accelerator, backbone, beside, probes=bool(baselines))

@@ -83,8 +83,6 @@ def print_results(results: dict[str, Any], run: RunDir) -> None:
     if results["labelled"]:
         console.out.print(_main_table(results))
         console.out.print(_class_table(results))
-        for name, reason in results.get("unavailable_baselines", {}).items():
-            console.out.print(f"Baseline {name} could not be had: {reason}", markup=False, soft_wrap=True)
         if results["dataset"] not in PUBLISHED:
             console.out.print(f"No published STEGO result is known for {results['dataset']}.", style="dim")
         if results["classes_without_pixels"]:
@@ -93,6 +91,8 @@ def print_results(results: dict[str, Any], run: RunDir) -> None:
     else:
         console.out.print(_share_table(results))
         console.out.print("No labels in this split: no accuracy and no mIoU.")
+    for name, reason in results.get("unavailable_baselines", {}).items():
+        console.out.print(f"Baseline {name} could not be had: {reason}", markup=False, soft_wrap=True)
     console.out.print(f"results {run.results} · pictures {run.panels} · report {run.root / 'report.html'}")
 
 

@@ -186,3 +186,11 @@ def test_a_code_wider_than_the_features_is_named(prepared):
     config = config_at(prepared, "head.code_dim=70")
     results, reasons = run_baselines(config, make_accelerator(), make_backbone(config), parse_baselines(["pca"]))
     assert results == {} and "features of width 24 can't be reduced to 70" in reasons["pca"]
+
+
+def test_one_that_gives_too_few_points_does_not_end_the_others(prepared):
+    config = config_at(prepared, "clusters.count=20", "train.steps=2")
+    names = parse_baselines(["timm:resnet18@random", "raw"])  # one position an image
+    results, reasons = run_baselines(config, make_accelerator(), make_backbone(config), names)
+    assert list(results) == ["raw features"]
+    assert "14 points are fewer than the 20 clusters" in reasons["timm:resnet18@random"]
