@@ -138,13 +138,6 @@ class _Unavailable(UserError):
     """A baseline can't be had; raised on all ranks at once."""
 
 
-def raw_features(config: Config, accelerator: Accelerator, backbone: Backbone) -> dict[str, Any]:
-    """Results of spherical k-means over raw training features (from the bank when it is there)."""
-    results, _ = run_baselines(config, accelerator, backbone, [Baseline(RAW)], probes=False)
-    found: dict[str, Any] = results[OWN[RAW]]
-    return found
-
-
 def _network(baseline: Baseline, config: Config, accelerator: Accelerator, own: Backbone) -> Backbone:
     network, reason = own, ""
     try:

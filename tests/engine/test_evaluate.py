@@ -11,7 +11,7 @@ from scipy.optimize import linear_sum_assignment
 from stego_dist.crf.dense import dense_crf
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.baselines import raw_features
+from stego_dist.engine.baselines import RAW, Baseline, run_baselines
 from stego_dist.engine.evaluate import evaluate
 from stego_dist.engine.inputs import make_backbone, make_segmenter
 from stego_dist.engine.setup import make_accelerator
@@ -117,7 +117,8 @@ def test_without_labels_there_are_shares_and_no_scores(tmp_path):
 
 def test_the_baseline_clusters_raw_features(prepared, model):
     config = config_at(prepared)
-    results = raw_features(config, make_accelerator(), model[0])
+    found, _ = run_baselines(config, make_accelerator(), model[0], [Baseline(RAW)], probes=False)
+    results = found["raw features"]
     assert set(results["measures"]) == {"kmeans"}
     assert results["measures"]["kmeans"]["accuracy"] > 0.6  # two textures: easy for features even of a random network
 
