@@ -18,11 +18,24 @@ import numpy as np
 
 from stego_dist import console
 from stego_dist.config import Config
-from stego_dist.engine.inputs import knn_dir, open_store
+from stego_dist.console import size
+from stego_dist.engine.inputs import knn_dir, knn_fingerprint, open_store
+from stego_dist.errors import ConfigError
 from stego_dist.features.store import FeatureStore
 from stego_dist.jobs.cluster import ray_cluster, run_on_workers, worker_count
-from stego_dist.jobs.knn_worker import Build, Done, Job, Merge, Search, Task, Train, make_worker
-from stego_dist.knn.cost import SAMPLED, TUNED, choose, default_cells, exact_cost, ivf_cost, measure_rates
+from stego_dist.jobs.knn_worker import Build, Done, Job, Merge, Search, Task, Train, ivf_dir, make_worker
+from stego_dist.knn.cost import (
+    ID,
+    SAMPLED,
+    TUNED,
+    choose,
+    default_cells,
+    exact_cost,
+    ivf_cost,
+    measure_rates,
+    vector_bytes,
+)
+from stego_dist.knn.exact import FIXED
 from stego_dist.knn.ivf import recall
 from stego_dist.knn.kernels import Ids, kernel
 from stego_dist.knn.ranking import Best, merge, neighbours
@@ -47,7 +60,8 @@ def build_table(config: Config, features: Fingerprint, *, overwrite: bool = Fals
     with ray_cluster():
         workers = worker_count(config.features.workers, config.features.gpus_per_worker)
         method = _method(config, store, workers)
-        job = Job(config, features, method, _shares(root, method, len(store), workers))
+        folder = ivf_dir(root, knn_fingerprint(config, features)) if method == "ivf" else None
+        job = Job(config, features, method, _shares(folder, len(store), workers))
         todo = [i for i, name in enumerate(store.shards) if not is_done(root, name, job.fingerprint, REMEDY)]
         if not todo and (root / "manifest.json").exists():
             console.say(f"the neighbour table {root} is complete")
@@ -62,7 +76,8 @@ def build_table(config: Config, features: Fingerprint, *, overwrite: bool = Fals
             _search(job, todo)
     write_manifest(root, store.shards, job.fingerprint, method=method, **(_recall(job) if method == "ivf" else {}))
     job.candidates.drop_all()
-    shutil.rmtree(root / "ivf", ignore_errors=True)
+    for done_with in root.glob("ivf-*"):
+        shutil.rmtree(done_with, ignore_errors=True)
     return root
 
 
@@ -89,13 +104,13 @@ def _method(config: Config, store: FeatureStore, workers: int) -> str:
     return method
 
 
-def _shares(root: Path, method: str, n: int, workers: int) -> tuple[range, ...]:
-    """A share for each worker; those of an inverted file that was begun stay as they are."""
-    path = root / "ivf" / "shares.json"
-    if method == "ivf" and path.exists():
+def _shares(folder: Path | None, n: int, workers: int) -> tuple[range, ...]:
+    """A share for each worker; those of an inverted file that was begun in `folder` stay as they are."""
+    path = folder / "shares.json" if folder else None
+    if path is not None and path.exists():
         return tuple(range(*pair) for pair in read_json(path, "the shares of the inverted file", REMEDY))
     shares = tuple(share_spans(n, workers))
-    if method == "ivf":
+    if path is not None:
         write_json(path, [[share.start, share.stop] for share in shares])
     return shares
 
@@ -150,6 +165,7 @@ def _name(job: Job, task: Task) -> str:
 def _prepare(job: Job) -> Job:
     """Train and build the inverted file, and choose how many lists a query looks into."""
     n, knn = len(job.store), job.config.knn
+    _check_memory(job)
     console.say(f"inverted file ({knn.ivf_code}) of {n} descriptors in {default_cells(n)} lists: training, building")
     builds: list[Task] = [Build(i) for i in range(len(job.shares)) if not job.trial(i).exists()]
     if not job.trained.exists():
@@ -174,6 +190,19 @@ def _prepare(job: Job) -> Job:
         )
     console.say(f"a query looks into {nprobe} lists, which find {reached:.3f} of its {knn.positives} nearest")
     return replace(job, nprobe=nprobe)
+
+
+def _check_memory(job: Job) -> None:
+    """Raise ConfigError when a share of the inverted file does not fit into a worker's memory."""
+    knn, dim = job.config.knn, job.store.descriptors(0, 1).shape[1]
+    each = vector_bytes(dim, knn.ivf_code) + ID
+    needed = FIXED + max(map(len, job.shares)) * each + default_cells(len(job.store)) * dim * 4
+    if needed > knn.memory_gb * 1e9:
+        coarser = {"flat": "knn.ivf_code=sq8 or pq, ", "sq8": "knn.ivf_code=pq, ", "pq": ""}[knn.ivf_code]
+        raise ConfigError(
+            f"knn.memory_gb={knn.memory_gb:g}: a worker's share of the inverted file ({knn.ivf_code}) takes "
+            f"{size(needed)}; use {coarser}more workers, or give more memory"
+        )
 
 
 def _trial(job: Job, name: str, ids: Ids) -> Ids:

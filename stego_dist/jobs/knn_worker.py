@@ -26,7 +26,7 @@ from stego_dist.knn.kernels import Ids, Stored, kernel
 from stego_dist.knn.ranking import Best, Neighbours, neighbours
 from stego_dist.knn.search import own_products
 from stego_dist.knn.table import write_part
-from stego_dist.rundir import Fingerprint, atomic_path, writing_to
+from stego_dist.rundir import Fingerprint, atomic_path, digest, writing_to
 
 QUERIES = 4096
 """Queries that an inverted file answers together."""
@@ -106,12 +106,12 @@ class Job:
     @property
     def trained(self) -> Path:
         """The empty inverted file."""
-        return self.root / "ivf" / "trained.index"
+        return ivf_dir(self.root, self.fingerprint) / "trained.index"
 
     def index(self, share: int) -> Path:
         """The inverted file of a share."""
         span = self.shares[share]
-        return self.root / "ivf" / f"{span.start}-{span.stop}.index"
+        return self.trained.with_name(f"{span.start}-{span.stop}.index")
 
     def trial(self, share: int) -> Path:
         """What a share has found for the sampled queries."""
@@ -130,6 +130,11 @@ class Job:
         """Numbers of lists that are tried."""
         most = default_cells(len(self.store))
         return [2**i for i in range(most.bit_length()) if 2**i <= most]
+
+
+def ivf_dir(root: Path, fingerprint: Fingerprint) -> Path:
+    """Where the inverted file of a table lies while it is searched; another table's is never taken for it."""
+    return root / f"ivf-{digest(fingerprint)[:12]}"
 
 
 def make_worker(job: Job) -> Callable[[Task], Done]:

@@ -20,12 +20,13 @@ import pytest
 from stego_dist import rundir
 from stego_dist.config import Config
 from stego_dist.engine.inputs import knn_dir, knn_fingerprint, open_store, open_table
-from stego_dist.errors import StaleInputError, UserError
+from stego_dist.errors import ConfigError, StaleInputError, UserError
 from stego_dist.features.store import ShardFeatures, write_manifest, write_shard
 from stego_dist.jobs import knn as module
 from stego_dist.jobs import knn_worker
 from stego_dist.jobs.cluster import ray_cluster
 from stego_dist.jobs.knn import build_table
+from stego_dist.knn.ivf import build_share as build
 from stego_dist.knn.ivf import recall
 from stego_dist.knn.search import search
 from tests.knn.database import Array, brute_force, on_grid
@@ -260,7 +261,7 @@ def test_the_inverted_file_finds_almost_all_and_says_how_much(big, tmp_path, mon
         assert f"recall@{k} {said[f'recall@{k}']:.3f}" in capsys.readouterr().err or k == 10
     both = found == truth.ids  # what is found has the exact similarity
     np.testing.assert_array_equal(table.similarities(ids)[both], truth.similarities[both])
-    assert (found[:, 0] == ids).all() and not (knn_dir(config) / "ivf").exists()
+    assert (found[:, 0] == ids).all() and not list(knn_dir(config).glob("ivf-*"))
     similarities = table.similarities(ids)[:, 1:]
     assert (np.diff(similarities, axis=1) <= 0).all()
 
@@ -296,6 +297,33 @@ def test_an_inverted_file_that_was_begun_goes_on_the_same(big, tmp_path, monkeyp
         build_table(config, FEATURES)
         results.append(contents(knn_dir(config)))
     assert all(result == results[0] for result in results)
+
+
+def test_an_inverted_file_must_fit_and_another_one_is_not_taken_for_it(big, tmp_path, monkeypatch):
+    shutil.copytree(big / "features", tmp_path / "features")
+    with pytest.raises(
+        ConfigError, match=r"knn\.memory_gb=0\.067: .*\(flat\) takes 67\.7 MB; use knn\.ivf_code=sq8 or pq"
+    ):
+        build_table(config_at(tmp_path, "knn.method=ivf", "knn.memory_gb=0.067"), FEATURES)
+
+    def trained_only(make, tasks, *, then=None, **options):
+        yield next(here(make, tasks, then=then))
+        raise KeyboardInterrupt
+
+    alone(monkeypatch, 2, trained_only)
+    with pytest.raises(KeyboardInterrupt):
+        build_table(config_at(tmp_path, "knn.method=ivf"), FEATURES)
+    begun = {path.read_bytes() for path in knn_dir(config_at(tmp_path)).glob("ivf-*/trained.index")}
+    alone(monkeypatch, 2, lambda make, tasks, *, then=None, **o: here(make, tasks, then=then))
+    seen = []
+
+    def spy(trained: Path, *rest: Any) -> None:
+        seen.append(trained.read_bytes())
+        build(trained, *rest)
+
+    monkeypatch.setattr(knn_worker, "build_share", spy)
+    build_table(config_at(tmp_path, "knn.method=ivf", "knn.ivf_code=sq8"), FEATURES)
+    assert len(seen) == 2 and not begun & set(seen)
 
 
 def test_auto_takes_what_is_estimated_to_be_cheaper(work, monkeypatch, capsys):
