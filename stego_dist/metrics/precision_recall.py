@@ -24,7 +24,7 @@ class PrecisionRecall:
     @property
     def average_precision(self) -> float:
         """Σ (rₜ − rₜ₋₁)·pₜ, without interpolation."""
-        return float(np.sum(np.diff(self.recall, prepend=0.0) * self.precision))
+        return min(1.0, float(np.sum(np.diff(self.recall, prepend=0.0) * self.precision)))
 
     def thinned(self, points: int) -> PrecisionRecall:
         """At most `points` of the curve: the first that reach evenly spaced recalls, the ends among them."""

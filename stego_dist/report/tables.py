@@ -49,8 +49,8 @@ def main_rows(results: dict[str, Any]) -> list[Row]:
             rows.append(Row(what, backbone, counted["accuracy"], counted["miou"]))
     for title, baseline in results.get("baselines", {}).items():
         for name, entry in baseline.get("measures", {}).items():
-            suffix = ", CRF" if name.endswith("+crf") else ""
-            rows.append(Row(f"{title}, k-means{suffix}", backbone, entry["accuracy"], entry["miou"]))
+            what = readable(name).replace("k-means over codes", "k-means")
+            rows.append(Row(f"{title}, {what}", baseline.get("backbone", backbone), entry["accuracy"], entry["miou"]))
     for row in PUBLISHED.get(results["dataset"], ()):
         for kind, accuracy, miou in (
             ("", row.accuracy, row.miou),
