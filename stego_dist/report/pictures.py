@@ -27,8 +27,8 @@ from stego_dist.rundir import RunDir, atomic_path, write_json
 SIDE, THUMBNAIL = 360, 112
 """Pixels of a panel's layers, and of small pictures."""
 QUALITY = 80
-DIMMED = 0.2
-"""Brightness of what is not in the cluster that a picture is about."""
+FADED, PALE = 0.75, 200
+"""How much of its grey level a pixel outside of the cluster that a picture is about gives up, and for which."""
 Pixels = NDArray[np.uint8]
 
 
@@ -117,7 +117,7 @@ def _transparent(ids: NDArray[np.int16], tints: Colours) -> Pixels:
 
 
 def _write_examples(folder: Path, evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Images in which a cluster is largest, everything else dimmed."""
+    """Images in which a cluster is largest, everything else faded."""
     found = evaluation.results.get("cluster_examples")
     if not found or not evaluation.examples:
         return []
@@ -127,7 +127,8 @@ def _write_examples(folder: Path, evaluation: Evaluation) -> list[dict[str, Any]
         for image in sheet["images"]:
             panel = evaluation.examples[image["id"]]
             inside = panel.predictions[found["clusters"]] == sheet["cluster"]
-            pixels = np.where(inside[..., None], panel.image, (DIMMED * panel.image).astype(np.uint8))
+            grey = (1 - FADED) * panel.image.mean(-1, keepdims=True) + FADED * PALE
+            pixels = np.where(inside[..., None], panel.image, grey.astype(np.uint8))
             files.append(f"cluster{sheet['cluster']:03d}_{image['id']}.webp")
             _save_photo(folder / files[-1], pixels, THUMBNAIL)
         sheets.append({"cluster": sheet["cluster"], "files": files})
