@@ -8,6 +8,9 @@ from typing import Any
 
 from stego_dist.report.tables import percent, readable, selection
 
+MANY = 40
+"""Classes from which on only one confusion matrix is shown."""
+
 
 @dataclass(frozen=True)
 class Card:
@@ -76,12 +79,16 @@ def facts(results: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tup
 
 
 def confusion_tables(results: Mapping[str, Any]) -> list[ConfusionTable]:
-    """For every measure, the headline first: rows are classes, columns what was predicted; rows sum to 1."""
+    """For every measure, the headline first: rows are classes, columns what was predicted; rows sum to 1.
+
+    With more than MANY classes the headline's alone: a page should not hold a hundred thousand cells.
+    """
     if not results["labelled"]:
         return []
     classes, headline = results["classes"], results["headline_clusters"]
     tables = []
-    for name in sorted(results["measures"], key=lambda name: name != headline):
+    names = sorted(results["measures"], key=lambda name: name != headline)
+    for name in names if len(classes) <= MANY else names[:1]:
         counts = results["measures"][name]["confusion"]  # rows are predictions
         predicted = [*classes, *["no class"] * (len(counts) - len(classes))]
         rows = []
