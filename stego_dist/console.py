@@ -5,6 +5,7 @@ stdout is kept for results (tables, `--json`); progress and notices go to stderr
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -120,3 +121,18 @@ def progress(title: str, total: int, unit: str = "images", done: int = 0) -> Ite
         )  # fmt: skip
         with Progress(*columns, console=err) as bar:
             yield _RichBar(bar, bar.add_task(title, total=total, completed=done, detail=""))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a person would take."""
+    for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600), (63_072_000, "days", 86400)):
+        if seconds < limit:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 31_536_000:,.0f} years"
+
+
+def size(count: float) -> str:
+    """Bytes in the unit a person would take (powers of ten)."""
+    units = ("B", "kB", "MB", "GB", "TB", "PB")
+    power = min(len(units) - 1, max(0, math.floor(math.log10(max(count, 1.0) * 1.0005) / 3)))
+    return f"{count / 1000**power:,.3g} {units[power]}"

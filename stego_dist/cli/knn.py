@@ -19,14 +19,19 @@ def add_parser(verbs: Any) -> None:
         help="embed the training crops and find the nearest neighbours of each",
         epilog=(
             "One pass of the backbone writes the descriptors, and the bank with train.features=bank.\n"
-            "A job that was killed continues where it stopped when it is started again.\n\n"
+            "The search is exact, or by an inverted file where that would take over an hour (knn.method=auto), on all\n"
+            "workers, each within knn.memory_gb. A job that was killed continues when it is started again.\n\n"
             "examples:\n"
             "  stego-dist knn build configs/camvid11_vitti16.yaml\n"
+            "  stego-dist knn build CONFIG knn.exclude_same_image=true --overwrite   search anew; features stay\n"
+            "  stego-dist knn build CONFIG knn.method=ivf knn.ivf_code=sq8 knn.recall=0.98\n"
             "  RAY_ADDRESS=10.0.0.1:6379 stego-dist knn build CONFIG    on a running Ray cluster"
         ),
     )
     add_config(parser)
-    parser.add_argument("--overwrite", action="store_true", help="compute again what was made from something else")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace features made from something else; search anew"
+    )
     parser.set_defaults(run=run_build)
 
 

@@ -144,8 +144,7 @@ def _print(found: dict[str, Any]) -> None:
     from rich.table import Table
 
     from stego_dist import console
-    from stego_dist.jobs.advice import size
-    from stego_dist.knn.cost import duration
+    from stego_dist.console import duration, size
 
     sizes, facts = found["sizes"], found["facts"]
     table = Table(title=f"{sizes[0]['workers']} worker(s), {facts['crops']} crop(s) an image")

@@ -55,4 +55,5 @@ def likely_cause(line: Line, loss: LossConfig) -> str:
             "no shift lies below most of its correspondences, so random pairs may weigh too little: raise "
             f"loss.random_pair.weight (now {loss.random_pair.weight:g}) or the shifts (loss.*_pair.shift)"
         )
-    return "likely cause: " + ", ".join(found) + " and attract; raise it" + " (each)" * (len(found) > 1)
+    which = "these shifts" if len(found) > 1 else "that shift"
+    return "likely cause: " + ", ".join(found) + f", and what is above its shift attracts; raise {which}"

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stego_dist.console import size
 from stego_dist.errors import UserError
 from stego_dist.features.store import FeatureStore
 
@@ -91,8 +92,8 @@ def hold_bank(store: FeatureStore, hold: Hold, device: torch.device) -> MappedBa
     if hold == "auto":
         return MappedBank(store)
     raise UserError(
-        f"train.bank=device, but the bank {store.root} has {wanted / 1e9:.1f} GB and may take {SHARE:.0%} of the "
-        f"{free / 1e9:.1f} GB that are free on {device}; use train.bank=auto or memory-map"
+        f"train.bank=device, but the bank {store.root} has {size(wanted)} and may take {SHARE:.0%} of the "
+        f"{size(free)} that are free on {device}; use train.bank=auto or memory-map"
     )
 
 

@@ -13,7 +13,6 @@ in. A sample's id is its running number over the shards in order, the same as in
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +54,8 @@ def write_shard_in_batches(
     write_batches(root, shard, samples, arrays, {"fingerprint": dict(fingerprint)})
 
 
-def remove_store(root: Path) -> None:
-    """Delete a feature store with its neighbour table, finished or not. Raises UserError when `root` is none."""
+def refuse_others(root: Path) -> None:
+    """Raise UserError when `root` holds something that is no feature store, finished or not."""
     path = root / "manifest.json"
     if path.exists():
         manifest = read_json(path, "the manifest", "Remove the folder by hand.")
@@ -70,8 +69,6 @@ def remove_store(root: Path) -> None:
             f"features.dir={root} is not a feature store (no manifest.json of format {FAMILY}, or other files beside "
             "arrays), so --overwrite does not delete it; choose another folder, or remove this one by hand"
         )
-    if root.exists():
-        shutil.rmtree(root)
 
 
 def is_done(root: Path, shard: str, fingerprint: Mapping[str, Any], bank: bool, remedy: str) -> bool:

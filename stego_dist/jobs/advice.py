@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from stego_dist.knn.cost import duration
+from stego_dist.console import duration, size
 
 if TYPE_CHECKING:
     from stego_dist.jobs.plan import Facts, Figures
@@ -93,10 +93,3 @@ def _time(found: dict[str, Any], total: Callable[[int], float]) -> Iterator[str]
         middle = (fewer + enough) // 2
         fewer, enough = (middle, enough) if total(middle) > DAY else (fewer, middle)
     yield f"{text}; about {enough:,} such workers would be done in a day"
-
-
-def size(count: float) -> str:
-    """Bytes in the unit a person would take (powers of ten)."""
-    units = ("B", "kB", "MB", "GB", "TB", "PB")
-    power = min(len(units) - 1, max(0, math.floor(math.log10(max(count, 1.0) * 1.0005) / 3)))
-    return f"{count / 1000**power:,.3g} {units[power]}"

@@ -7,6 +7,7 @@ a killed job continues where it stopped.
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 from collections import defaultdict
@@ -20,12 +21,13 @@ from torch import Tensor
 
 from stego_dist import console
 from stego_dist.config import Config
+from stego_dist.console import size
 from stego_dist.data.manifest import ShardSet, Split
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.inputs import AUTOCAST, features_fingerprint, make_backbone
-from stego_dist.errors import UserError
+from stego_dist.errors import StaleInputError, UserError
 from stego_dist.features.embed import Recipe, View, embed_samples
-from stego_dist.features.store import ShardFeatures, is_done, remove_store, write_manifest, write_shard_in_batches
+from stego_dist.features.store import ShardFeatures, is_done, refuse_others, write_manifest, write_shard_in_batches
 from stego_dist.jobs.cluster import run_on_workers
 from stego_dist.models.backbone import Backbone
 from stego_dist.rundir import Fingerprint, writing_to
@@ -47,7 +49,8 @@ class Embedded:
 
 
 def embed(config: Config, *, bank: bool, overwrite: bool = False) -> Fingerprint:
-    """Write the feature store of the training split to features.dir; returns its fingerprint.
+    """Write the feature store of the training split to features.dir; returns its fingerprint. What is there already is
+    kept; with `overwrite` a store that was made from something else is deleted first, its neighbour table too.
 
     Raises UserError: it does not fit on the disk, a sample can't be read, features.dir can't be overwritten or written;
     StaleInputError: what lies there was made from something else.
@@ -60,9 +63,16 @@ def embed(config: Config, *, bank: bool, overwrite: bool = False) -> Fingerprint
     names = [shard.name for shard in split.shards]
     with writing_to(root, RESTART):
         remove_leftovers(root, names)
-        if overwrite:
-            remove_store(root)
-    todo = [i for i, name in enumerate(names) if not is_done(root, name, fingerprint, bank, REMEDY)]
+    if overwrite:
+        refuse_others(root)
+    try:
+        todo = [i for i, name in enumerate(names) if not is_done(root, name, fingerprint, bank, REMEDY)]
+    except StaleInputError:
+        if not overwrite:
+            raise
+        with writing_to(root, RESTART):
+            shutil.rmtree(root)
+        todo = list(range(len(names)))
     done = split.num_samples - sum(split.shards[i].samples for i in todo)
     console.say(
         f"embedding {split.num_samples} crops of {shard_set.root} with {backbone.name} at {config.data.resolution} "
@@ -194,13 +204,13 @@ def _check_space(config: Config, split: Split, backbone: Backbone, todo: list[in
     stat = os.statvfs(next(parent for parent in [root.resolve(), *root.resolve().parents] if parent.exists()))
     free = stat.f_bavail * stat.f_frsize
     console.say(
-        f"descriptors take {described / 1e9:.3f} GB"
-        + (f", the bank {banked / 1e9:.3f} GB" if bank else "")
-        + (f", of which {replaced / 1e9:.3f} GB replace what is there" if replaced else "")
-        + f"; {free / 1e9:.1f} GB are free"
+        f"descriptors take {size(described)}"
+        + (f", the bank {size(banked)}" if bank else "")
+        + (f", of which {size(replaced)} replace what is there" if replaced else "")
+        + f"; {size(free)} are free"
     )
     if needed > free:
         raise UserError(
-            f"features.dir={root}: {'descriptors and bank' if bank else 'descriptors'} need {needed / 1e9:.3f} GB, "
-            f"{free / 1e9:.3f} GB are free; choose another folder" + (" or train.features=online" if bank else "")
+            f"features.dir={root}: {'descriptors and bank' if bank else 'descriptors'} need {size(needed)}, "
+            f"{size(free)} are free; choose another folder" + (" or train.features=online" if bank else "")
         )

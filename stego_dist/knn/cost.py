@@ -19,6 +19,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from stego_dist.console import duration
 from stego_dist.knn.exact import FIXED, SLACK, ExactShare, plan_sizes, query_bytes
 from stego_dist.knn.kernels import Kernel
 
@@ -211,14 +212,6 @@ def pq_bytes(dim: int) -> int:
 def vector_bytes(dim: int, code: Code) -> int:
     """Bytes of one stored vector."""
     return {"flat": FLOAT * dim, "sq8": dim, "pq": pq_bytes(dim)}[code]
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit a person would take."""
-    for limit, unit, size in ((120, "s", 1), (7200, "min", 60), (172_800, "h", 3600), (63_072_000, "days", 86400)):
-        if seconds < limit:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds / 31_536_000:,.0f} years"
 
 
 def measure_rates(kernel: Kernel, *, dim: int, k: int, read_bytes: float = 5e8, rows: int = 16384) -> Rates:

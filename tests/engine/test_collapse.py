@@ -56,7 +56,7 @@ def test_a_run_with_shifts_far_too_low_says_so_everywhere(prepared, tmp_path, ca
     config = config_at(prepared, f"run_dir={tmp_path / 'run'}", *SETTINGS, *shifts)
     assert train(config) == 0
     err = capsys.readouterr().err
-    assert err.count("the codes collapse: ") == 1 and "raise it (each)" in err
+    assert err.count("the codes collapse: ") == 1 and "raise these shifts" in err
     run = RunDir(tmp_path / "run")
     warnings = json.loads(run.status.read_text())["warnings"]
     assert any("loss.random_pair.shift=-1" in warning for warning in warnings)

@@ -15,7 +15,7 @@ from stego_dist.features.store import (
     FeatureStore,
     ShardFeatures,
     is_done,
-    remove_store,
+    refuse_others,
     write_manifest,
     write_shard,
     write_shard_in_batches,
@@ -179,16 +179,14 @@ def test_a_shard_whose_array_is_not_whole_is_not_done(root, kind, how, capfd):
     assert is_done(root, "train-00002", FINGERPRINT, True, REMEDY)
 
 
-def test_stores_are_removed_and_other_folders_are_not(root, tmp_path):
+def test_stores_are_told_from_other_folders(root, tmp_path):
     (root / "knn").mkdir()
-    remove_store(root)
-    assert not root.exists()
-    remove_store(root)  # nothing to do
+    refuse_others(root)
+    refuse_others(tmp_path / "nowhere")
     unfinished = tmp_path / "unfinished"
     (unfinished / "parts").mkdir(parents=True)
     (unfinished / "train-00000.source.npy").touch()
-    remove_store(unfinished)
-    assert not unfinished.exists()
+    refuse_others(unfinished)
     for file in ("photo.jpg", "parts/../array.npy", "manifest.json"):
         other = tmp_path / file.replace("/", "_")
         (other / "parts").mkdir(parents=True)
@@ -196,8 +194,7 @@ def test_stores_are_removed_and_other_folders_are_not(root, tmp_path):
         if file.endswith("npy"):
             (other / "parts").rmdir()  # arrays of somebody's
         with pytest.raises(UserError, match="is not a feature store .*by hand"):
-            remove_store(other)
-        assert list(other.iterdir())
+            refuse_others(other)
 
 
 def test_the_marker_comes_last(tmp_path, arrays):

@@ -184,6 +184,16 @@ def test_a_changed_setting_is_refused_by_name(work, override, field, then, now):
     assert state(work / "features") == before
 
 
+def test_overwrite_keeps_what_is_up_to_date(work, monkeypatch):
+    before = state(work / "features")
+    set_runner(monkeypatch, no_work)
+    embed(config_at(work), bank=True, overwrite=True)
+    after = state(work / "features")
+    assert {n: v for n, v in after.items() if n != "manifest.json"} == {
+        n: v for n, v in before.items() if n != "manifest.json"
+    }
+
+
 def test_overwrite_replaces_what_was_made_from_something_else(work):
     config = config_at(work, "data.resolution=40")
     embed(config, bank=True, overwrite=True)
@@ -226,7 +236,7 @@ def test_a_bank_that_does_not_fit_is_refused_before_it_is_begun(work, monkeypatc
 
     free(wanted - 1)
     with pytest.raises(
-        UserError, match=r"features\.dir=.*descriptors and bank need .* GB are free; .*train\.features=online"
+        UserError, match=r"features\.dir=.*descriptors and bank need .* are free; .*train\.features=online"
     ):
         embed(config, bank=True)
     assert not (work / "features").exists()
@@ -320,11 +330,13 @@ def test_compiled_batches_are_of_one_size_and_give_the_same(work, monkeypatch):
         return lambda images: sizes.append(len(images)) or backbone(images)
 
     monkeypatch.setattr(torch, "compile", compiled)
-    embed(config, bank=False, overwrite=True)
+    shutil.rmtree(work / "features")
+    embed(config, bank=False)
     assert set(sizes) == {2} and len(sizes) > IMAGES // 2  # some were filled up
     found = open_store(config, fingerprint_of(config)).rows("descriptors", np.arange(IMAGES))
     plain = config_at(work, "features.descriptors=float32")
-    embed(plain, bank=False, overwrite=True)
+    shutil.rmtree(work / "features")
+    embed(plain, bank=False)
     expected = open_store(plain, fingerprint_of(plain)).rows("descriptors", np.arange(IMAGES))
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
@@ -337,4 +349,5 @@ def test_a_backbone_that_does_not_compile_is_named(work, monkeypatch):
     with pytest.raises(
         UserError, match=r"^features\.compile: .*vit_tiny.* \(RuntimeError: no C\+\+ compiler\).*=false$"
     ):
-        embed(config_at(work, "features.compile=true"), bank=False, overwrite=True)
+        shutil.rmtree(work / "features")
+        embed(config_at(work, "features.compile=true"), bank=False)

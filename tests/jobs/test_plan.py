@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, replace
 
 import pytest
 
-from stego_dist.jobs.advice import size
+from stego_dist.console import size
 from stego_dist.jobs.plan import EVALUATED, INDEX_BYTES, Facts, Figures, estimate, facts_of, sharing
 from stego_dist.jobs.probes import Subject, measure, open_samples
 from stego_dist.models.backbone import Backbone

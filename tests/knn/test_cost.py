@@ -6,8 +6,9 @@ import faiss
 import numpy as np
 import pytest
 
+from stego_dist.console import duration
 from stego_dist.errors import ConfigError
-from stego_dist.knn.cost import Rates, choose, default_cells, duration, exact_cost, ivf_cost, measure_rates, pq_bytes
+from stego_dist.knn.cost import Rates, choose, default_cells, exact_cost, ivf_cost, measure_rates, pq_bytes
 from stego_dist.knn.exact import FIXED
 from stego_dist.knn.ivf import train_index
 from stego_dist.knn.kernels import FaissKernel, TorchKernel
