@@ -45,11 +45,10 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from stego_dist.config import load_config
-    from stego_dist.data.manifest import ShardSet
     from stego_dist.engine.results import evaluate_run
     from stego_dist.errors import UserError
     from stego_dist.report.page import write_page
-    from stego_dist.report.panels import write_panels
+    from stego_dist.report.pictures import write_pictures
     from stego_dist.report.tables import print_results
     from stego_dist.rundir import RunDir
 
@@ -63,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
     evaluation = evaluate_run(config, run_dir, baselines=names)
     if evaluation is None:
         return 0
-    shard_set = ShardSet.open(config.data.shards, config.data.storage)
-    write_panels(evaluation.panels, evaluation.matchings, evaluation.results, shard_set, run_dir.panels)
+    write_pictures(evaluation, config, run_dir)
     write_page(run_dir)
     if args.json:
         print(json.dumps(evaluation.results, indent=2))

@@ -29,6 +29,7 @@ from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
 from stego_dist.data.transforms import Resize
 from stego_dist.engine.inputs import AUTOCAST
+from stego_dist.engine.per_image import ImageCounts, evenly
 from stego_dist.engine.predict import CLUSTERS, LINEAR, CrfPool, predict_maps
 from stego_dist.engine.step import signed_labels
 from stego_dist.errors import UserError
@@ -46,6 +47,11 @@ class Panel:
     image: NDArray[np.uint8]
     label: NDArray[np.int16] | None
     predictions: dict[str, NDArray[np.int16]]
+    rank: str = "spread"
+    """Why it is shown: "best", "median" or "worst" of all images, or one of those that are spread over the split."""
+    accuracy: float | None = None
+    """Of the headline clusters on this image."""
+    miou: float | None = None
 
 
 @dataclass
@@ -55,6 +61,10 @@ class Evaluation:
     results: dict[str, Any]
     panels: list[Panel] = field(default_factory=list)
     matchings: dict[str, Matching] = field(default_factory=dict)
+    image_counts: dict[int, NDArray[np.int32]] = field(default_factory=dict)
+    """Counts of the headline clusters on single images (engine/per_image.py)."""
+    examples: dict[int, Panel] = field(default_factory=dict)
+    """Images that show single clusters, by number; without labels (engine/gallery.py)."""
 
 
 View = tuple[int, Tensor, Tensor | None]
@@ -133,7 +143,8 @@ def evaluate(
     headline = e.clusters if e.clusters in clusters else clusters[0]
     refined = [] if not samples.split.labelled else _refined_names(e.crf, headline, names)
     tally = _Tally(segmenter, shard_set.num_classes if samples.split.labelled else None, accelerator.device)
-    pictured = set(np.linspace(0, len(samples) - 1, min(e.panels, len(samples))).round().astype(int).tolist())
+    image_counts = ImageCounts(len(samples), tally.rows[headline], tally.num_classes)
+    pictured = set(evenly(len(samples), e.panels))
     panels: dict[int, Panel] = {}
     pool = CrfPool(e.crf_workers or os.cpu_count() or 1) if refined else None
     dtype = AUTOCAST[config.train.precision]
@@ -152,6 +163,7 @@ def evaluate(
                 winners = {name: maps.argmax(name) for name in names}
                 for name, winner in winners.items():
                     tally.add(name, winner, signed)
+                image_counts.add(ids, winners[headline], signed)
                 if pool is not None and signed is not None:
                     for name in refined:
                         for image, log_probs, label in zip(images, maps.log_probs(name), signed):
@@ -178,7 +190,8 @@ def evaluate(
         "headline_clusters": headline,
         "seconds": round(time.perf_counter() - start, 2),
     }
-    evaluation = Evaluation(results, [panels[i] for i in sorted(panels)])
+    shown = [panels[i] for i in sorted(panels)]
+    evaluation = Evaluation(results, shown, image_counts=image_counts.gathered(accelerator))
     _score(evaluation, counts, shard_set if samples.split.labelled else None)
     return evaluation
 

@@ -11,6 +11,7 @@ from stego_dist.data.manifest import ShardSet
 from stego_dist.engine.baselines import RAW, Baseline, parse_baselines, run_baselines
 from stego_dist.engine.collapse import codes_agree, one_cluster
 from stego_dist.engine.evaluate import Evaluation, evaluate
+from stego_dist.engine.findings import add_findings
 from stego_dist.engine.inputs import make_backbone
 from stego_dist.engine.predict import CLUSTERS
 from stego_dist.engine.setup import make_accelerator
@@ -41,6 +42,7 @@ def evaluate_run(config: Config, run: RunDir, *, baselines: Sequence[str] | None
         found, unavailable = run_baselines(config, accelerator, backbone, beside, probes=bool(baselines))
         if not accelerator.is_main_process:
             return None
+        add_findings(config, run, segmenter, backbone, evaluation, accelerator.device)
         header = {"format": FORMAT, "run": config.name, "step": meta["step"], "seed": config.seed}
         header["selected"] = meta["selected"]
         header |= {"backbone": config.backbone.name, "weights": config.backbone.weights}

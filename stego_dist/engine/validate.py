@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -26,6 +25,7 @@ from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.evaluate import Panel, evaluation_views, make_panel
 from stego_dist.engine.inputs import AUTOCAST
+from stego_dist.engine.per_image import evenly
 from stego_dist.engine.predict import LINEAR, predict_maps
 from stego_dist.engine.step import signed_labels
 from stego_dist.errors import ConfigError, UserError
@@ -98,8 +98,8 @@ class Validator:
         backbone.check_resolution("eval.resolution", config.eval.resolution)
         self.num_classes = shard_set.num_classes
         self.samples = ShardSamples(shard_set, config.data.eval_split)
-        self.ids = _evenly(len(self.samples), config.train.validate_images)
-        self.pictured = {self.ids[place] for place in _evenly(len(self.ids), config.train.panels)}
+        self.ids = evenly(len(self.samples), config.train.validate_images)
+        self.pictured = {self.ids[place] for place in evenly(len(self.ids), config.train.panels)}
         self._kept: list[_Kept | None] = []
 
     @torch.no_grad()
@@ -188,12 +188,6 @@ class Validator:
     def _sum(self, value: Tensor) -> Tensor:
         summed: Tensor = self.accelerator.reduce(value, "sum")
         return summed
-
-
-def _evenly(count: int, wanted: int) -> list[int]:
-    """At most `wanted` of 0…count−1, evenly spread."""
-    places: list[int] = np.unique(np.linspace(0, count - 1, min(wanted, count)).round().astype(int)).tolist()
-    return places
 
 
 def _label_free_numbers(joint: Tensor, moments: Tensor) -> dict[str, float]:

@@ -30,7 +30,8 @@ def test_from_a_folder_of_images_to_a_report(tmp_path):
     printed = stego(1, "report", str(tmp_path / "run")).stdout
     assert "raw features, k-means" in printed and "class_1" in printed
     page = (tmp_path / "run" / "report.html").read_text()
-    assert page.count("data:image/png;base64") == 2
+    assert page.count('class="panel"') == 5 and "data:image/webp;base64" in page  # best, median, worst, two spread
+    assert "Nearest neighbours of training crops" in page and "Average precision" in page
 
 
 def test_a_stale_table_is_refused_by_name(tmp_path):

@@ -1,13 +1,8 @@
-"""Rows, colours and the page, from results in the shape that engine/evaluate.py gives."""
+"""Rows and colours, from results in the shape that engine/evaluate.py gives."""
 
 from __future__ import annotations
 
-import base64
 import io
-import json
-from html.parser import HTMLParser
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,78 +11,13 @@ from rich.console import Console
 
 from stego_dist import console
 from stego_dist.engine.evaluate import Panel
-from stego_dist.errors import UserError
 from stego_dist.metrics.matching import Matching
 from stego_dist.report import tables
-from stego_dist.report.page import write_page
 from stego_dist.report.panels import GAP, HEADER, cluster_colours, colours, paint, write_panels
 from stego_dist.report.published import PUBLISHED
 from stego_dist.report.tables import main_rows, percent, print_results, readable
-from stego_dist.rundir import RunDir, write_json
+from tests.report.made import PALETTE, entry, labelled_results, unlabelled_results
 from tests.tiny import build_shards
-
-CLASSES = ["sky", '<b>road</b> & "kerb"', "pole'"]
-PALETTE = [(10, 20, 30), (200, 100, 0), (0, 255, 7)]
-
-
-def entry(accuracy: float, miou: float, ious: list[float | None]) -> dict[str, Any]:
-    return {
-        "accuracy": accuracy,
-        "miou": miou,
-        "iou": dict(zip(CLASSES, ious)),
-        "confusion": [[3, 0, 1], [0, 2, 0], [0, 0, 0]],
-    }
-
-
-def labelled_results(dataset: str = "mine", run: str = "night") -> dict[str, Any]:
-    return {
-        "format": "stego_dist.results/1",
-        "run": run,
-        "step": 50,
-        "seed": 3,
-        "backbone": "vit_x",
-        "weights": "random",
-        "dataset": dataset,
-        "split": "val",
-        "images": 4,
-        "resolution": 32,
-        "flip": True,
-        "crf": "cluster",
-        "headline_clusters": "learned",
-        "seconds": 1.5,
-        "labelled": True,
-        "classes": CLASSES,
-        "measures": {
-            "kmeans": {
-                **entry(0.5, 0.25, [0.5, 0.0, None]),
-                "cluster_to_class": [1, 0, 2, -1],
-                "published_counting": {"accuracy": 0.75, "miou": 0.375},
-            },
-            "learned": {**entry(0.625, 0.3125, [0.125, 0.5, None]), "cluster_to_class": [0, 1, 2]},
-            "learned+crf": {**entry(0.6875, 0.34, [0.2, 0.5, None]), "cluster_to_class": [0, 1, 2]},
-            "linear": entry(0.875, 0.7, [0.7, 0.7, None]),
-        },
-        "classes_without_pixels": ["pole'"],
-    }
-
-
-def unlabelled_results() -> dict[str, Any]:
-    results = labelled_results()
-    for key in ("classes", "measures", "classes_without_pixels"):
-        del results[key]
-    shares = {"kmeans": [0.25, 0.75, 0.0], "learned": [0.5, 0.125, 0.375]}
-    return {**results, "labelled": False, "cluster_shares": shares}
-
-
-@pytest.fixture
-def run(tmp_path) -> RunDir:
-    run = RunDir(tmp_path / "run")
-    run.panels.mkdir(parents=True)
-    run.config.write_text("name: night  # <i>&\n", "utf-8")
-    write_json(run.provenance, {"torch": "2", "inputs": {"shards": "</pre><script>"}})
-    write_json(run.results, labelled_results())
-    return run
-
 
 # --- tables
 
@@ -107,13 +37,16 @@ def test_main_rows_are_ours_with_the_headline_marked():
 def test_baselines_follow_ours():
     results = labelled_results()
     results["baselines"] = {
-        "raw features": {"measures": {"kmeans": entry(0.3, 0.1, [0.1] * 3), "kmeans+crf": entry(0.4, 0.2, [0.1] * 3)}}
+        "raw features": {"measures": {"kmeans": entry(0.3, 0.1, [0.1] * 3), "kmeans+crf": entry(0.4, 0.2, [0.1] * 3)}},
+        "MoCo": {"backbone": "resnet50", "measures": {"linear": entry(0.6, 0.5, [0.1] * 3)}},
     }
     rows = main_rows(results)[5:]
     assert [(r.what, r.accuracy, r.miou) for r in rows] == [
         ("raw features, k-means", 0.3, 0.1),
         ("raw features, k-means, CRF", 0.4, 0.2),
+        ("MoCo, linear probe (labels)", 0.6, 0.5),
     ]
+    assert [r.backbone for r in rows] == ["vit_x", "vit_x", "resnet50"]
 
 
 @pytest.mark.parametrize("dataset", sorted(PUBLISHED))
@@ -233,126 +166,3 @@ def test_write_panels_pictures(tmp_path):
     assert (tile(3)[:10] == palette[0]).all() and (tile(3)[10:] == palette[1]).all()  # classes of the linear probe
     unlabelled = Image.open(written[1])
     assert unlabelled.width == sheet.shape[1] - 20 - GAP  # no label tile
-
-
-# --- page
-
-
-class Page(HTMLParser):
-    """Text and attributes of a page; refuses what is closed in the wrong order."""
-
-    VOID = ("meta", "img", "br", "polyline")
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.text: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-    def tags(self) -> set[str]:
-        return {tag for tag, _, _ in self.attributes}
-
-
-def write(run: RunDir) -> tuple[str, Page]:
-    path = write_page(run)
-    assert path == run.root / "report.html"
-    html = path.read_text("utf-8")
-    return html, Page(html)
-
-
-def test_the_page_needs_no_network(run):
-    rng = np.random.default_rng(0)
-    for name in ("000_a", "001_b"):
-        Image.fromarray(rng.integers(0, 256, (4, 4, 3)).astype(np.uint8)).save(run.panels / f"{name}.png")
-    write_json(run.results, labelled_results("cocostuff27"))
-    html, page = write(run)
-    assert "http://" not in html and "https://" not in html and "url(" not in html and "@import" not in html
-    assert not [a for a in page.attributes if a[1] in ("href", "xlink:href", "srcset", "action")]
-    sources = [value for _, name, value in page.attributes if name == "src"]
-    assert len(sources) == 2
-    for source, path in zip(sources, sorted(run.panels.glob("*.png"))):
-        kind, data = source.split(",")
-        assert kind == "data:image/png;base64" and base64.b64decode(data) == path.read_bytes()
-    assert all(value for tag, name, value in page.attributes if tag == "img" and name == "alt")
-    assert "<script" not in html.lower() and "link" not in page.tags()
-
-
-def test_names_are_escaped(run):
-    write_json(run.results, labelled_results(run="<script>alert(1)</script> & co"))
-    html, page = write(run)
-    assert "<script" not in html and "<b>road" not in html and "<i>&" not in html
-    text = " ".join(page.text)
-    assert "<script>alert(1)</script> & co" in text  # shown as it is
-    assert CLASSES[1] in text and "name: night  # <i>&" in text and "</pre><script>" in text
-
-
-def test_the_page_shows_the_scores(run):
-    html, page = write(run)
-    cells = [text.strip() for text in page.text]
-    for row in main_rows(labelled_results()):
-        at = cells.index(row.what)
-        shown = [text for text in cells[at : at + 8] if text]
-        assert shown[:5] == [row.what, row.backbone, percent(row.accuracy), percent(row.miou), row.source]
-    assert html.count('class="headline"') == 1
-    assert "–" in cells  # the class without pixels has no IoU
-    assert "50 steps with seed 3" in html
-
-
-def test_a_page_without_labels(run):
-    write_json(run.results, unlabelled_results())
-    _, page = write(run)
-    text = " ".join(page.text)
-    assert "no accuracy and no mIoU" in text and "37.5" in text and "IoU per class" not in text
-    assert "Pictures" not in text and "Correspondence loss" not in text
-
-
-def test_the_loss_curve(run):
-    values = [0.9, 0.5, 0.7, 0.1]
-    lines = [{"step": 10 * (i + 1), "loss/correspondence": value} for i, value in enumerate(values)]
-    lines.insert(2, {"step": 25, "val/score": 1.0})  # a line of something else
-    run.metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    html, page = write(run)
-    ((points,),) = [[value for tag, name, value in page.attributes if (tag, name) == ("polyline", "points")]]
-    places = np.array([[float(v) for v in point.split(",")] for point in points.split()])
-    np.testing.assert_allclose(places[:, 0], [0, 200, 400, 600], atol=0.05)
-    np.testing.assert_allclose(places[:, 1], 155 - 150 * (np.array(values) - 0.1) / 0.8, atol=0.05)
-    assert "Steps 10 to 40, from 0.1000 (bottom) to 0.9000 (top)." in html
-
-
-@pytest.mark.parametrize("values", [[], [0.3], [0.3, 0.3]])
-def test_short_and_flat_curves(run, values):
-    run.metrics.write_text(
-        "".join(json.dumps({"step": i, "loss/correspondence": v}) + "\n" for i, v in enumerate(values))
-    )
-    _, page = write(run)
-    points = [value for tag, name, value in page.attributes if (tag, name) == ("polyline", "points")]
-    assert points == (["0.0,155.0 600.0,155.0"] if len(values) == 2 else [])
-
-
-def test_what_is_missing_is_named(run, tmp_path):
-    run.provenance.unlink()
-    with pytest.raises(UserError, match=r"the run's provenance not found: .*provenance\.json"):
-        write_page(run)
-    run.results.unlink()
-    with pytest.raises(UserError, match=rf"results not found: .*Evaluate it first: stego-dist eval {run.root}"):
-        write_page(run)
-    with pytest.raises(UserError, match="Evaluate it first"):
-        write_page(RunDir(Path(tmp_path / "nowhere")))
-    assert not (run.root / "report.html").exists()

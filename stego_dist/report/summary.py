@@ -1,0 +1,100 @@
+"""What the report says before its figures: the numbers in large, what the run was made of, confusion in shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from stego_dist.report.tables import percent, readable, selection
+
+MANY = 40
+"""Classes from which on only one confusion matrix is shown."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A number in large."""
+
+    value: str
+    what: str
+
+
+@dataclass(frozen=True)
+class ConfusionTable:
+    """Shares of the pixels of each class, by what they were predicted as."""
+
+    title: str
+    predicted: Sequence[str]
+    rows: Sequence[tuple[str, int, Sequence[float | None]]]
+    """Class, its labelled pixels, and the share predicted as each; None where the class has no pixels."""
+    headline: bool
+
+
+def cards(results: Mapping[str, Any]) -> list[Card]:
+    """The headline's scores and the linear probe's; without labels the sizes and stability of the clusters."""
+    headline = results["headline_clusters"]
+    if results["labelled"]:
+        found = []
+        crf = headline + "+crf"
+        for name in (headline, crf, "linear"):
+            if name in results["measures"]:
+                entry = results["measures"][name]
+                value = f"{percent(entry['accuracy'])} / {percent(entry['miou'])}"
+                found.append(Card(value, f"{readable(name)}: accuracy / mIoU, %"))
+        return found
+    shares = results["cluster_shares"][headline]
+    found = [
+        Card(str(sum(share > 0 for share in shares)), f"of {len(shares)} clusters are used ({readable(headline)})"),
+        Card(f"{percent(max(shares))} %", "of all pixels in the largest cluster"),
+    ]
+    if examples := results.get("cluster_examples"):
+        stability = examples["stability"]
+        what = f"of positions keep their cluster in the mirrored image ({stability['images']} images)"
+        found.append(Card(f"{percent(stability['agreement'])} %", what))
+    return found
+
+
+def facts(results: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the run was made of and how it was evaluated: (term, text)."""
+    inputs = provenance.get("inputs", {})
+    chosen = results.get("selected") or {"by": "last", "uses_labels": False}
+    digest = inputs.get("backbone weights")
+    how = [f"{results['resolution']} pixels", "flip-averaged" if results["flip"] else "not flip-averaged"]
+    how.append("no CRF" if results["crf"] == "none" else f"with CRF on {results['crf']}")
+    known = [
+        ("Backbone", results["backbone"]),
+        ("Its weights", f"{results['weights']}{f' (sha256 {digest[:16]}…)' if digest else ''}"),
+        ("Evaluated on", f"{results['images']:,} images of {results['dataset']}/{results['split']}, {', '.join(how)}"),
+        ("Trained", f"{results['step']:,} steps with seed {results['seed']}"),
+        ("Weights chosen", selection(dict(results)) or "those of the last step"),
+        ("Chosen by labels", "yes" if chosen.get("uses_labels") else "no"),
+        ("Headline clusters", readable(results["headline_clusters"])),
+        ("Shards", str(inputs.get("shards", "unknown"))[:16]),
+        ("Code", f"stego_dist {provenance.get('stego_dist', '?')}, revision {provenance.get('code_revision', '?')}"),
+        ("Made with", ", ".join(f"{k} {provenance[k]}" for k in ("torch", "timm", "python") if k in provenance)),
+        ("Device", str(provenance.get("device", "unknown"))),
+    ]
+    return [(term, text) for term, text in known if text]
+
+
+def confusion_tables(results: Mapping[str, Any]) -> list[ConfusionTable]:
+    """For every measure, the headline first: rows are classes, columns what was predicted; rows sum to 1.
+
+    With more than MANY classes the headline's alone: a page should not hold a hundred thousand cells.
+    """
+    if not results["labelled"]:
+        return []
+    classes, headline = results["classes"], results["headline_clusters"]
+    tables = []
+    names = sorted(results["measures"], key=lambda name: name != headline)
+    for name in names if len(classes) <= MANY else names[:1]:
+        counts = results["measures"][name]["confusion"]  # rows are predictions
+        predicted = [*classes, *["no class"] * (len(counts) - len(classes))]
+        rows = []
+        for c, label in enumerate(classes):
+            column = [row[c] for row in counts]
+            total = sum(column)
+            rows.append((label, total, [count / total if total else None for count in column]))
+        tables.append(ConfusionTable(readable(name), predicted, rows, name == headline))
+    return tables
