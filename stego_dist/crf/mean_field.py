@@ -1,0 +1,75 @@
+"""The dense CRF's mean field in torch, on a CPU or a GPU: what crf/dense.py asks of the library, for several images.
+
+Both terms are filters on permutohedral lattices (torch_lattice.py), so nothing is approximated that the library does
+not: marginals agree with its to about 1e-3, and the winners with at least 99.9 % of its.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from stego_dist.crf import settings as s
+from stego_dist.crf.torch_lattice import Lattice, build_lattice
+
+PADDED = -1e9
+"""Log-probability of a class that a map lacks; its marginal is exactly 0."""
+
+
+@torch.no_grad()
+def dense_crf_maps(images_bgr: Tensor, maps: Sequence[Tensor]) -> list[Tensor]:
+    """Mean-field marginals of several maps of the same images.
+
+    images_bgr: uint8 (B, H, W, 3), blue first. maps: log-probabilities float32 (B, K, H, W); K may differ between
+    maps. Returns marginals (B, K, H, W), one for each map. Raises ValueError: sizes that don't go together.
+    """
+    images, height, width, _ = images_bgr.shape
+    for given in maps:
+        if given.shape != (images, given.shape[1], height, width):
+            wanted = (images, given.shape[1], height, width)
+            raise ValueError(f"a map is {tuple(given.shape)}, expected {wanted} to go with the images")
+    logits = [_columns(given.float()).log_softmax(1).clamp(min=math.log(s.FLOOR)) for given in maps]
+    most = max(given.shape[1] for given in logits)
+    padded = [torch.nn.functional.pad(given, (0, most - given.shape[1]), value=PADDED) for given in logits]
+    unary = torch.stack(padded, 1)
+    terms = [
+        _gaussian(images, height, width, images_bgr.device),
+        build_lattice(_bilateral_features(images_bgr), s.BILATERAL_WEIGHT),
+    ]
+    q = unary.softmax(2)
+    for _ in range(s.STEPS):
+        total = unary.view(len(unary), -1)
+        for term in terms:
+            total = term.add_filtered(total, q.view(total.shape))
+        q = total.view(unary.shape).softmax(2)
+    shape = images, height, width, len(maps), most
+    marginals = q.view(shape).permute(3, 0, 4, 1, 2)
+    return [marginal[:, : given.shape[1]] for marginal, given in zip(marginals, maps)]
+
+
+def _columns(maps: Tensor) -> Tensor:
+    """(B, K, H, W) → (B·H·W, K)"""
+    return maps.permute(0, 2, 3, 1).reshape(-1, maps.shape[1])
+
+
+def _positions(height: int, width: int, deviation: float, device: torch.device) -> Tensor:
+    """Positions x, y in standard deviations, float32 (H·W, 2)."""
+    y, x = torch.meshgrid(torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij")
+    return torch.stack([x, y], -1).view(-1, 2).float() / deviation
+
+
+@lru_cache(maxsize=4)
+def _gaussian(images: int, height: int, width: int, device: torch.device) -> Lattice:
+    """The smoothness term; it depends on nothing but the size."""
+    features = _positions(height, width, s.GAUSSIAN_XY, device).expand(images, -1, -1)
+    return build_lattice(features.contiguous(), s.GAUSSIAN_WEIGHT)
+
+
+def _bilateral_features(images_bgr: Tensor) -> Tensor:
+    images, height, width, _ = images_bgr.shape
+    positions = _positions(height, width, s.BILATERAL_XY, images_bgr.device).expand(images, -1, -1)
+    return torch.cat([positions, images_bgr.reshape(images, -1, 3).float() / s.BILATERAL_RGB], 2)
