@@ -3,6 +3,10 @@
 In: the features of the points of some images. Out: `Lattice`, whose filter is slice · blurs · splat, normalised
 symmetrically, as the library of Krähenbühl and Koltun (2011) computes it: the same elevation and rounding, the same
 vertices, one blur along each axis in turn. Where that library hashes keys, keys are packed into integers and sorted.
+
+1. each point's simplex: d + 1 vertices and its weights on them;
+2. the distinct vertices, numbered as the points come to them, so that what is near in the image is near in memory;
+3. the matrices: points to vertices, vertices to their neighbours along each axis, vertices to points.
 """
 
 from __future__ import annotations
@@ -31,51 +35,57 @@ class Lattice:
     slice: Tensor
     """(n, m)"""
 
-    def add_filtered(self, base: Tensor, values: Tensor) -> Tensor:
-        """`base` plus the filtered `values`, both float32 (n, C)."""
-        on_vertices = self.splat @ values
+    def scratch(self, channels: int) -> tuple[Tensor, Tensor]:
+        """What `add_filtered` works in, for values of so many channels."""
+        shape, like = (self.splat.shape[0], channels), self.splat.values()
+        return like.new_zeros(shape), like.new_zeros(shape)
+
+    def add_filtered(self, base: Tensor, values: Tensor, scratch: tuple[Tensor, Tensor]) -> None:
+        """Add the filtered `values` to `base` in place, both float32 (n, C)."""
+        now, then = scratch
+        torch.addmm(now, self.splat, values, beta=0, out=now)
         for blur in self.blurs:
-            on_vertices = blur @ on_vertices
-        return torch.addmm(base, self.slice, on_vertices)
+            torch.addmm(then, blur, now, beta=0, out=then)
+            now, then = then, now
+        torch.addmm(base, self.slice, now, out=base)
 
 
 def build_lattice(features: Tensor, weight: float) -> Lattice:
     """The lattice of features float32 (B, n, d) of B images: points b·n … b·n + n − 1 are those of image b.
 
     Features are in units of the kernel's standard deviation. What the filter gives is multiplied by `weight`.
+    Raises ValueError: features so far apart that their vertices can't be numbered.
     """
     images, points, dim = features.shape
     padded = torch.cat([features, features.new_zeros(images, -points % LANES and 1, dim)], 1)
     keys, weights = _simplex(padded.view(-1, dim))
-    packed, steps = _pack(keys.view(images, -1, dim + 1, dim))
+    packed, steps = _pack(keys, images)
     point = torch.arange(images * points, device=features.device).view(images, points)
     weights = weights.view(images, -1, dim + 1)
-    if padded.shape[1] > points:  # it makes vertices, but holds nothing
+    if padded.shape[1] > points:  # it has vertices, but nothing to put there
         weights[:, points] = 0
         point = torch.cat([point, point[:, :1]], 1)
 
-    sorted_keys, order = packed.view(-1).sort(stable=True)
-    vertices, counts = sorted_keys.unique_consecutive(return_counts=True)
-    vertex = torch.empty_like(order)
-    vertex[order] = torch.repeat_interleave(torch.arange(len(vertices), device=order.device), counts)
-    size = len(vertices), images * points
-    splat = _csr(_starts(counts), point.view(-1)[order // (dim + 1)], weights.reshape(-1)[order], size)
-    corners = torch.full((images * points,), dim + 1, device=order.device)
-    vertex, weights = (t.view(images, -1, dim + 1)[:, :points].reshape(-1) for t in (vertex, weights))
-    slicing = _csr(_starts(corners), vertex, weights / (1 + 2.0**-dim), size[::-1])
-    plain = Lattice(splat, tuple(_blur(vertices, step) for step in steps), slicing)
+    vertices, of_corner, splat_starts, splat_order = _number(packed)
+    size = len(vertices.keys), images * points
+    splat = _csr(splat_starts, point.view(-1)[splat_order // (dim + 1)], weights.view(-1)[splat_order], size)
+    columns, weights = (t.view(images, -1, dim + 1)[:, :points].reshape(-1) for t in (of_corner, weights))
+    rows = torch.arange(0, len(columns) + 1, dim + 1, device=columns.device)
+    slicing = _csr(rows, columns, weights / (1 + 2.0**-dim), size[::-1])
+    lattice = Lattice(splat, tuple(vertices.blur(step) for step in steps), slicing)
 
-    ones = features.new_ones(images * points, 1)
-    norm = (plain.add_filtered(torch.zeros_like(ones), ones)[:, 0] + 1e-20).rsqrt()
+    norm = features.new_zeros(images * points, 1)
+    lattice.add_filtered(norm, torch.ones_like(norm), lattice.scratch(1))
+    norm = (norm[:, 0] + 1e-20).rsqrt()
     splat.values().mul_(norm[splat.col_indices()])
     slicing.values().mul_((weight * norm).repeat_interleave(dim + 1))
-    return plain
+    return lattice
 
 
 def _simplex(features: Tensor) -> tuple[Tensor, Tensor]:
     """The d + 1 vertices around each of n features (n, d).
 
-    Returns the first d coordinates of each vertex, int64 (n, d + 1, d), and its barycentric weight (n, d + 1).
+    Returns the first d coordinates of each vertex, int64 (d, n, d + 1), and the point's weight on it (n, d + 1).
     """
     points, dim = features.shape
     deviation = _float32(math.sqrt(2 / 3) * (dim + 1))
@@ -90,7 +100,7 @@ def _simplex(features: Tensor) -> tuple[Tensor, Tensor]:
     rounded = (elevated * _float32(1 / (dim + 1))).round()
     nearest = rounded * (dim + 1)
     rest = elevated - nearest
-    rank = rounded.sum(0).repeat(dim + 1, 1)  # what the rounded point is off the plane by
+    rank = rounded.sum(0).repeat(dim + 1, 1)  # how far the rounded point is off the plane
     for i in range(dim):
         for j in range(i + 1, dim + 1):
             smaller = (rest[i] < rest[j]).float()
@@ -105,36 +115,77 @@ def _simplex(features: Tensor) -> tuple[Tensor, Tensor]:
     weights.scatter_add_(0, dim - rank + 1, -share)
     weights[0] += 1 + weights[dim + 1]
 
-    remainder = torch.arange(dim + 1, device=features.device)
-    canonical = remainder[:, None] - (dim + 1) * (remainder > dim - remainder[:, None])
-    keys = nearest[:dim].long() + canonical[:, rank[:dim]]
-    return keys.permute(2, 0, 1), weights[: dim + 1].T.contiguous()
+    colour = torch.arange(dim + 1, device=features.device)
+    canonical = colour - (dim + 1) * (colour > dim - colour[:, None])  # (rank, colour)
+    return nearest[:dim].long().unsqueeze(2) + canonical[rank[:dim]], weights[: dim + 1].T.contiguous()
 
 
-def _pack(keys: Tensor) -> tuple[Tensor, list[int]]:
-    """Keys (B, n, d + 1, d) as one integer each, ordered by image, then key: int64 (B, n, d + 1).
+def _pack(keys: Tensor, images: int) -> tuple[Tensor, list[int]]:
+    """Keys (d, B·n, d + 1) as one integer each, ordered by image, then key: int64 (B·n·(d + 1),).
 
     Also returns by how much the integer grows from a vertex to its neighbour along each of the d + 1 axes.
     """
-    images, dim = keys.shape[0], keys.shape[-1]
-    low = keys.amin((0, 1, 2)) - (dim + 1)
-    spans = (keys.amax((0, 1, 2)) + (dim + 1) - low + 1).tolist()
-    if images * math.prod(spans) >= 2**63:
+    dim, points = keys.shape[:2]
+    low = keys.amin((1, 2)) - (dim + 1)
+    spans = (keys.amax((1, 2)) + (dim + 1) - low + 1).tolist()
+    each = math.prod(spans)
+    if images * each >= 2**63:
         raise ValueError(f"features of {dim} dimensions span {spans} vertices, more than an integer can number")
     strides = [math.prod(spans[i + 1 :]) for i in range(dim)]
-    packed = (math.prod(spans) * torch.arange(images, device=keys.device)).view(-1, 1, 1).expand(keys.shape[:3]).clone()
-    for i, (stride, least) in enumerate(zip(strides, low.tolist())):
-        packed += (keys[..., i] - least) * stride
-    return packed, [(dim + 1) * stride - sum(strides) for stride in strides] + [-sum(strides)]
+    image = torch.arange(images, device=keys.device).repeat_interleave(points // images)
+    packed = (image * each)[:, None].repeat(1, dim + 1)
+    for along, stride, least in zip(keys, strides, low.tolist()):
+        packed += (along - least) * stride
+    return packed.view(-1), [(dim + 1) * stride - sum(strides) for stride in strides] + [-sum(strides)]
 
 
-def _blur(vertices: Tensor, step: int) -> Tensor:
-    """Adds to each of the sorted vertices (m,) half of both neighbours along an axis; a missing one counts 0."""
-    wanted = torch.stack([vertices - abs(step), vertices, vertices + abs(step)], 1)
-    place = torch.searchsorted(vertices, wanted).clamp(max=len(vertices) - 1)
-    there = vertices[place] == wanted
-    values = torch.tensor([0.5, 1.0, 0.5], device=vertices.device).expand(there.shape)[there]
-    return _csr(_starts(there.sum(1)), place[there], values, (len(vertices), len(vertices)))
+@dataclass(frozen=True)
+class _Vertices:
+    """The distinct vertices, sorted by key, and how they are numbered."""
+
+    keys: Tensor
+    by_number: Tensor
+    """For each number the place in `keys`."""
+    number: Tensor
+    """For each place in `keys` the number."""
+
+    def blur(self, step: int) -> Tensor:
+        """Adds to each vertex half of both neighbours along the axis of this step; a missing one counts 0."""
+        wanted = self.keys + abs(step)
+        place = torch.searchsorted(self.keys, wanted).clamp_(max=len(wanted) - 1)
+        found = self.keys[place] == wanted
+        lower, upper = self.number[found], self.number[place[found]]
+        neighbours = torch.full((len(wanted), 3), -1, device=wanted.device)
+        neighbours[:, 1] = torch.arange(len(wanted), device=wanted.device)
+        neighbours[upper, 0] = lower
+        neighbours[lower, 2] = upper
+        there = neighbours >= 0
+        values = torch.tensor([0.5, 1.0, 0.5], device=wanted.device).expand(there.shape)[there]
+        return _csr(_starts(there.sum(1)), neighbours[there], values, (len(wanted), len(wanted)))
+
+
+def _number(packed: Tensor) -> tuple[_Vertices, Tensor, Tensor, Tensor]:
+    """Find the distinct ones of the corners' keys (c,) and number them in the order of their first corner.
+
+    Returns the vertices; each corner's number (c,); and the corners sorted by number: starts (m + 1,) and order (c,).
+    """
+    ordered, order = packed.sort(stable=True)
+    keys, counts = ordered.unique_consecutive(return_counts=True)
+    starts = _starts(counts)
+    by_number = order[starts[:-1]].argsort()
+    number = torch.empty_like(by_number)
+    number[by_number] = torch.arange(len(number), device=number.device)
+    of_corner = torch.empty_like(order)
+    of_corner[order] = number.repeat_interleave(counts)
+    counts = counts[by_number]
+    moved = _starts(counts)
+    shift = (starts[by_number] - moved[:-1]).repeat_interleave(counts)
+    return (
+        _Vertices(keys, by_number, number),
+        of_corner,
+        moved,
+        order[shift + torch.arange(len(order), device=order.device)],
+    )
 
 
 def _starts(counts: Tensor) -> Tensor:
