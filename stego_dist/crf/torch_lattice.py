@@ -170,7 +170,7 @@ def _number(packed: Tensor) -> tuple[_Vertices, Tensor, Tensor, Tensor]:
     Returns the vertices; each corner's number (c,); and the corners sorted by number: starts (m + 1,) and order (c,).
     """
     ordered, order = packed.sort(stable=True)
-    keys, counts = ordered.unique_consecutive(return_counts=True)
+    keys, counts = torch.unique_consecutive(ordered, return_counts=True)
     starts = _starts(counts)
     by_number = order[starts[:-1]].argsort()
     number = torch.empty_like(by_number)
