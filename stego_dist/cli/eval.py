@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stego_dist.rundir import RunDir
 
 
 def add_parser(verbs: Any) -> None:
@@ -19,20 +22,52 @@ def add_parser(verbs: Any) -> None:
             "  stego-dist eval runs/camvid11_vitti16\n"
             "  stego-dist eval RUN eval.crf=both eval.resolution=320\n"
             "  stego-dist eval RUN --baseline               raw-feature k-means beside it\n"
+            "  stego-dist eval RUN eval.linear=converged eval.cluster_seeds=5\n"
+            "  stego-dist eval runs/seed0 runs/seed1 runs/seed2     each, then their mean and spread\n"
             "  accelerate launch --config_file launchers/accelerate/gpus.yaml -m stego_dist eval RUN"
         ),
     )
     parser.add_argument("run_dir", metavar="RUN", help="folder of a trained run")
-    parser.add_argument("overrides", nargs="*", metavar="eval.key=value", help="settings that differ from the run's")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="RUN|eval.key=value", help="more runs, and settings that differ from the runs'"
+    )
     parser.add_argument("--baseline", action="store_true", help="also k-means over the raw features")
-    parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="print results instead of the table",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate on all launched ranks; the main process writes and prints."""
+    """Evaluate each run on all launched ranks; the main process writes and prints."""
     from pathlib import Path
 
+    from stego_dist.engine.scoring import spread_over_runs
+    from stego_dist.report.tables import print_spread
+    from stego_dist.rundir import RunDir
+
+    words = [args.run_dir, *args.overrides]
+    runs = [word for word in words if "=" not in word or RunDir(Path(word)).config.is_file()]
+    overrides = [word for word in words if word not in runs]
+    results = [found for word in runs if (found := _evaluate(args, RunDir(Path(word)), overrides)) is not None]
+    if not results:
+        return 0
+    if len(runs) == 1:
+        if args.json:
+            print(json.dumps(results[0], indent=2))
+        return 0
+    spread = spread_over_runs(results)
+    if args.json:
+        print(json.dumps({"runs": results, "spread": spread}, indent=2))
+    else:
+        print_spread(runs, results, spread)
+    return 0
+
+
+def _evaluate(args: argparse.Namespace, run_dir: RunDir, overrides: list[str]) -> dict[str, Any] | None:
+    """Evaluate a run and write its files; its results on the main process."""
     from stego_dist.config import load_config
     from stego_dist.data.manifest import ShardSet
     from stego_dist.engine.results import evaluate_run
@@ -40,20 +75,16 @@ def run(args: argparse.Namespace) -> int:
     from stego_dist.report.page import write_page
     from stego_dist.report.panels import write_panels
     from stego_dist.report.tables import print_results
-    from stego_dist.rundir import RunDir
 
-    run_dir = RunDir(Path(args.run_dir))
     if not run_dir.config.is_file():
         raise UserError(f"{run_dir.root} is no run: it has no config.yaml; train one with `stego-dist train CONFIG`")
-    config = load_config(run_dir.config, args.overrides)
+    config = load_config(run_dir.config, overrides)
     evaluation = evaluate_run(config, run_dir, baseline=args.baseline)
     if evaluation is None:
-        return 0
+        return None
     shard_set = ShardSet.open(config.data.shards, config.data.storage)
     write_panels(evaluation.panels, evaluation.matchings, evaluation.results, shard_set, run_dir.panels)
     write_page(run_dir)
-    if args.json:
-        print(json.dumps(evaluation.results, indent=2))
-    else:
+    if not args.json:
         print_results(evaluation.results, run_dir)
-    return 0
+    return evaluation.results

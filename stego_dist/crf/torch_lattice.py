@@ -21,8 +21,6 @@ from torch import Tensor
 LANES = 4
 """The library pads an image's points to a multiple of this with points at the origin."""
 
-warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
-
 
 @dataclass(frozen=True)
 class Lattice:
@@ -193,7 +191,9 @@ def _starts(counts: Tensor) -> Tensor:
 
 
 def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, ...]) -> Tensor:
-    return torch.sparse_csr_tensor(starts.int(), columns.int(), values, size, check_invariants=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
+        return torch.sparse_csr_tensor(starts.int(), columns.int(), values, size, check_invariants=False)
 
 
 def _float32(value: float) -> float:

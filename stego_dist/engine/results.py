@@ -11,6 +11,7 @@ from stego_dist.engine.baselines import raw_features
 from stego_dist.engine.collapse import codes_agree, one_cluster
 from stego_dist.engine.evaluate import Evaluation, evaluate
 from stego_dist.engine.inputs import make_backbone
+from stego_dist.engine.readouts import fit_readouts
 from stego_dist.engine.setup import make_accelerator
 from stego_dist.errors import StaleInputError
 from stego_dist.models.segmenter import Segmenter
@@ -30,7 +31,10 @@ def evaluate_run(config: Config, run: RunDir, *, baseline: bool = False) -> Eval
         backbone = make_backbone(config).to(accelerator.device)
         _check_backbone(run, backbone.weights_digest())
         segmenter = segmenter.to(accelerator.device)
-        evaluation = evaluate(config, accelerator, segmenter, backbone)
+        more, fitted = fit_readouts(config, accelerator, segmenter, backbone)
+        evaluation = evaluate(config, accelerator, segmenter, backbone, more=more)
+        if fitted:
+            evaluation.results["fitted"] = fitted
         beside = raw_features(config, accelerator, backbone) if baseline else None
         if not accelerator.is_main_process:
             return None

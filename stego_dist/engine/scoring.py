@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -115,6 +115,13 @@ def spread(entries: list[dict[str, Any]]) -> dict[str, Any]:
             "values": values,
         }
     return found
+
+
+def spread_over_runs(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """`spread` of every measure that all of these results have, by name."""
+    measures = [found.get("measures", {}) for found in results]
+    common = [name for name in measures[0] if all(name in others for others in measures)]
+    return {name: spread([found[name] for found in measures]) for name in common}
 
 
 def _entry(result: Scores, classes: list[str], matrix: Matrix) -> dict[str, Any]:
