@@ -56,8 +56,8 @@ def build_lattice(features: Tensor, weight: float) -> Lattice:
     """
     images, points, dim = features.shape
     padded = torch.cat([features, features.new_zeros(images, -points % LANES and 1, dim)], 1)
-    keys, weights = _simplex(padded.view(-1, dim))
-    packed, steps = _pack(keys, images)
+    nearest, rank, weights = _simplex(padded.view(-1, dim))
+    packed, steps = _pack(nearest, rank, images)
     point = torch.arange(images * points, device=features.device).view(images, points)
     weights = weights.view(images, -1, dim + 1)
     if padded.shape[1] > points:  # it has vertices, but nothing to put there
@@ -80,10 +80,11 @@ def build_lattice(features: Tensor, weight: float) -> Lattice:
     return lattice
 
 
-def _simplex(features: Tensor) -> tuple[Tensor, Tensor]:
+def _simplex(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The d + 1 vertices around each of n features (n, d).
 
-    Returns the first d coordinates of each vertex, int64 (d, n, d + 1), and the point's weight on it (n, d + 1).
+    Returns the nearest lattice point of remainder 0, int64 (d + 1, n), each coordinate's rank among the distances to
+    it (d + 1, n), and the point's weights on its vertices (n, d + 1).
     """
     points, dim = features.shape
     deviation = _float32(math.sqrt(2 / 3) * (dim + 1))
@@ -107,33 +108,34 @@ def _simplex(features: Tensor) -> tuple[Tensor, Tensor]:
     back = ((rank < 0).float() - (rank > dim).float()) * (dim + 1)
     rank, nearest = (rank + back).long(), nearest + back
 
-    share = (elevated - nearest) * _float32(1 / (dim + 1))
-    weights = features.new_zeros(dim + 2, points)
-    weights.scatter_add_(0, dim - rank, share)
-    weights.scatter_add_(0, dim - rank + 1, -share)
-    weights[0] += 1 + weights[dim + 1]
-
-    colour = torch.arange(dim + 1, device=features.device)
-    canonical = colour - (dim + 1) * (colour > dim - colour[:, None])  # (rank, colour)
-    return nearest[:dim].long().unsqueeze(2) + canonical[rank[:dim]], weights[: dim + 1].T.contiguous()
+    shares = torch.empty_like(elevated).scatter_(0, rank, (elevated - nearest) * _float32(1 / (dim + 1)))
+    weights = features.new_empty(points, dim + 1)
+    weights[:, 0] = shares[dim] + (1 - shares[0])
+    weights[:, 1:] = (shares[:-1] - shares[1:]).flip(0).T
+    return nearest.long(), rank, weights
 
 
-def _pack(keys: Tensor, images: int) -> tuple[Tensor, list[int]]:
-    """Keys (d, B·n, d + 1) as one integer each, ordered by image, then key: int64 (B·n·(d + 1),).
+def _pack(nearest: Tensor, rank: Tensor, images: int) -> tuple[Tensor, list[int]]:
+    """The first d coordinates of every vertex as one integer, ordered by image, then coordinates: int64 (n·(d + 1),).
 
-    Also returns by how much the integer grows from a vertex to its neighbour along each of the d + 1 axes.
+    From one vertex of a simplex to the next all coordinates grow by 1, but the one whose turn it is falls by d. Also
+    returns by how much the integer grows from a vertex to its neighbour along each of the d + 1 axes.
     """
-    dim, points = keys.shape[:2]
-    low = keys.amin((1, 2)) - (dim + 1)
-    spans = (keys.amax((1, 2)) + (dim + 1) - low + 1).tolist()
+    dim, points = len(nearest) - 1, nearest.shape[1]
+    low = nearest[:dim].amin(1) - 2 * (dim + 1)
+    spans = (nearest[:dim].amax(1) + 2 * (dim + 1) - low + 1).tolist()
     each = math.prod(spans)
     if images * each >= 2**63:
         raise ValueError(f"features of {dim} dimensions span {spans} vertices, more than an integer can number")
     strides = [math.prod(spans[i + 1 :]) for i in range(dim)]
-    image = torch.arange(images, device=keys.device).repeat_interleave(points // images)
-    packed = (image * each)[:, None].repeat(1, dim + 1)
-    for along, stride, least in zip(keys, strides, low.tolist()):
-        packed += (along - least) * stride
+    packed = torch.empty(points, dim + 1, dtype=torch.int64, device=nearest.device)
+    packed[:, 0] = (torch.arange(images, device=nearest.device) * each).repeat_interleave(points // images)
+    for i, (stride, least) in enumerate(zip(strides, low.tolist())):
+        packed[:, 0] += (nearest[i] - least) * stride
+    falls = torch.tensor([*strides, 0], device=nearest.device)[:, None].expand(-1, points)
+    by_rank = torch.empty_like(rank).scatter_(0, rank, falls)
+    for corner in range(dim):
+        packed[:, corner + 1] = packed[:, corner] + (sum(strides) - (dim + 1) * by_rank[dim - corner])
     return packed.view(-1), [(dim + 1) * stride - sum(strides) for stride in strides] + [-sum(strides)]
 
 
@@ -149,17 +151,22 @@ class _Vertices:
 
     def blur(self, step: int) -> Tensor:
         """Adds to each vertex half of both neighbours along the axis of this step; a missing one counts 0."""
-        wanted = self.keys + abs(step)
-        place = torch.searchsorted(self.keys, wanted).clamp_(max=len(wanted) - 1)
-        found = self.keys[place] == wanted
+        count, wanted = len(self.keys), self.keys + abs(step)
+        place = torch.searchsorted(self.keys, wanted).clamp_(max=count - 1)
+        found = (self.keys[place] == wanted).nonzero()[:, 0]
         lower, upper = self.number[found], self.number[place[found]]
-        neighbours = torch.full((len(wanted), 3), -1, device=wanted.device)
-        neighbours[:, 1] = torch.arange(len(wanted), device=wanted.device)
-        neighbours[upper, 0] = lower
-        neighbours[lower, 2] = upper
-        there = neighbours >= 0
-        values = torch.tensor([0.5, 1.0, 0.5], device=wanted.device).expand(there.shape)[there]
-        return _csr(_starts(there.sum(1)), neighbours[there], values, (len(wanted), len(wanted)))
+        has_lower = torch.zeros_like(self.keys)
+        has_lower[upper] = 1
+        counts = 1 + has_lower
+        counts[lower] += 1
+        starts = _starts(counts)
+        columns = torch.empty(int(starts[-1]), dtype=torch.int64, device=starts.device)
+        columns[starts[:-1]] = torch.arange(count, device=starts.device)
+        columns[starts[upper] + 1] = lower
+        columns[starts[lower] + 1 + has_lower[lower]] = upper
+        values = torch.full(columns.shape, 0.5, device=starts.device)
+        values[starts[:-1]] = 1
+        return _csr(starts, columns, values, (count, count))
 
 
 def _number(packed: Tensor) -> tuple[_Vertices, Tensor, Tensor, Tensor]:
