@@ -108,7 +108,8 @@ def evaluate(
             f"{', CRF on ' + ' and '.join(refined) if refined else ''}"
         )
         panels = predictor.count(samples, resolution, tally, refined, refiner, pictured if first else set(), title)
-        counts = tally.summed(accelerator, [*names, *(name + CRF for name in refined)])
+        beside = [kind for name in names for kind in ([name, name + CRF] if name in refined else [name])]
+        counts = tally.summed(accelerator, beside)
         found, matchings = score(counts, shard_set.classes) if samples.split.labelled else ({}, {})
         if not samples.split.labelled:
             found["cluster_shares"] = shares(counts)

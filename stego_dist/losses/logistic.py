@@ -1,6 +1,6 @@
 """Multinomial logistic regression to convergence: the linear probe that no learning rate or number of steps decides.
 
-Codes are standardised, so that L-BFGS converges in a few dozen steps and the ridge means the same for every code; the
+Codes are standardised, so that L-BFGS converges in some hundred steps and the ridge means the same for every code; the
 standardisation is folded into the weights at the end. Everything is float64 and deterministic.
 """
 
@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-RIDGE = 1e-6
+RIDGE = 1e-5
 """Of half the squared weights of standardised codes, beside the mean cross-entropy: makes the optimum exist."""
-GRADIENT = 1e-6
+GRADIENT = 1e-5
 """Largest component of the gradient at which the optimum counts as found."""
 STEPS = 1000
 """Most steps of L-BFGS."""
@@ -57,7 +57,7 @@ def fit_logistic(codes: Tensor, labels: Tensor, classes: int, total: Sum = lambd
     codes = (codes - mean) / deviation
     flat = torch.zeros(classes * (dim + 1), dtype=torch.float64, device=codes.device, requires_grad=True)
     optimiser = torch.optim.LBFGS(
-        [flat], max_iter=STEPS, max_eval=2 * STEPS, tolerance_grad=GRADIENT, tolerance_change=1e-14, history_size=20,
+        [flat], max_iter=STEPS, max_eval=2 * STEPS, tolerance_grad=GRADIENT, tolerance_change=1e-14, history_size=100,
         line_search_fn="strong_wolfe",
     )  # fmt: skip
 

@@ -224,7 +224,7 @@ def test_a_probe_to_convergence_and_several_seeds(prepared, model):
     assert how["linear_converged"]["gradient"] < 1e-5 and how["linear_converged"]["positions"] > 100
     results = evaluate(config, accelerator, segmenter, backbone, more=more).results
     assert list(results["measures"]) == [
-        "kmeans", "learned", "linear", "linear_converged", "kmeans+crf", "linear+crf", "linear_converged+crf",
+        "kmeans", "kmeans+crf", "learned", "linear", "linear+crf", "linear_converged", "linear_converged+crf",
     ]  # fmt: skip
     assert results["measures"]["linear_converged"]["accuracy"] > results["measures"]["linear"]["accuracy"]
     spread = results["cluster_seeds"]["kmeans"]
