@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stego_dist.rundir import RunDir
 
 OVERRIDE = re.compile(r"\w+(\.\w+)*=")
 """What is no name of a baseline, though it stands behind --baseline."""
@@ -25,47 +28,73 @@ def add_parser(verbs: Any) -> None:
             "  stego-dist eval RUN --baseline               raw-feature k-means beside it\n"
             "  stego-dist eval RUN --baseline raw pca random dino-vits8 picie:FILE mocov2-resnet50:FILE timm:ID@FILE\n"
             "      each with k-means, and both probes trained on its features as the run's own are\n"
+            "  stego-dist eval RUN eval.linear=converged eval.cluster_seeds=5\n"
+            "  stego-dist eval runs/seed0 runs/seed1 runs/seed2     each, then their mean and spread\n"
             "  accelerate launch --config_file launchers/accelerate/gpus.yaml -m stego_dist eval RUN"
         ),
     )
     parser.add_argument("run_dir", metavar="RUN", help="folder of a trained run")
-    parser.add_argument("overrides", nargs="*", metavar="eval.key=value", help="settings that differ from the run's")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="RUN|eval.key=value", help="more runs, and settings that differ from the runs'"
+    )
     parser.add_argument(
         "--baseline", nargs="*", metavar="NAME",
         help="also k-means over the raw features; or, by name, frozen features with clusters and probes: raw, pca, "
         "random-projection (to the code's width), random, dino-vits8, dino-vitb8, resnet50, mocov2-resnet50:FILE, "
         "picie:FILE, timm:ID[@WEIGHTS]; exit code 1 when one that was named can't be had",
     )  # fmt: skip
-    parser.add_argument("--json", action="store_true", help="print results.json instead of the table")
+    parser.add_argument("--json", action="store_true", help="print results instead of the table")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate on all launched ranks; the main process writes and prints."""
+    """Evaluate each run on all launched ranks; the main process writes and prints."""
     from pathlib import Path
 
+    from stego_dist.engine.scoring import spread_over_runs
+    from stego_dist.report.tables import print_spread
+    from stego_dist.rundir import RunDir
+
+    behind = [word for word in args.baseline or [] if OVERRIDE.match(word)]
+    names = None if args.baseline is None else [word for word in args.baseline if word not in behind]
+    words = [args.run_dir, *args.overrides]
+    runs = [word for word in words if "=" not in word or RunDir(Path(word)).config.is_file()]
+    overrides = [word for word in words if word not in runs] + behind
+    results = [found for word in runs if (found := _evaluate(args, RunDir(Path(word)), overrides, names)) is not None]
+    if not results:
+        return 0
+    code = int(any(found.get("unavailable_baselines") for found in results))
+    if len(runs) == 1:
+        if args.json:
+            print(json.dumps(results[0], indent=2))
+        return code
+    spread = spread_over_runs(results)
+    if args.json:
+        print(json.dumps({"runs": results, "spread": spread}, indent=2))
+    else:
+        print_spread(runs, results, spread)
+    return code
+
+
+def _evaluate(
+    args: argparse.Namespace, run_dir: RunDir, overrides: list[str], names: list[str] | None
+) -> dict[str, Any] | None:
+    """Evaluate a run and write its files; its results on the main process."""
     from stego_dist.config import load_config
     from stego_dist.engine.results import evaluate_run
     from stego_dist.errors import UserError
     from stego_dist.report.page import write_page
     from stego_dist.report.pictures import write_pictures
     from stego_dist.report.tables import print_results
-    from stego_dist.rundir import RunDir
 
-    run_dir = RunDir(Path(args.run_dir))
     if not run_dir.config.is_file():
         raise UserError(f"{run_dir.root} is no run: it has no config.yaml; train one with `stego-dist train CONFIG`")
-    words = args.baseline or []
-    overrides = [word for word in words if OVERRIDE.match(word)]
-    config = load_config(run_dir.config, args.overrides + overrides)
-    names = None if args.baseline is None else [word for word in words if word not in overrides]
+    config = load_config(run_dir.config, overrides)
     evaluation = evaluate_run(config, run_dir, baselines=names)
     if evaluation is None:
-        return 0
+        return None
     write_pictures(evaluation, config, run_dir)
     write_page(run_dir)
-    if args.json:
-        print(json.dumps(evaluation.results, indent=2))
-    else:
+    if not args.json:
         print_results(evaluation.results, run_dir)
-    return 1 if evaluation.results.get("unavailable_baselines") else 0
+    return evaluation.results

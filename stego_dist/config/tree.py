@@ -169,17 +169,30 @@ class EvalConfig(Section):
     """Evaluation."""
 
     resolution: Annotated[int, Field(ge=8)] = 320
-    """Shorter side and centre crop, in pixels."""
+    """Shorter side and, with crop=centre, centre crop, in pixels; the headline numbers."""
+    more_resolutions: tuple[Annotated[int, Field(ge=8)], ...] = ()
+    """Resolutions that are evaluated besides, each with numbers of its own."""
+    crop: Literal["centre", "none"] = "centre"
+    """`centre`: the published square; `none`: whole images at their own aspect ratio, every pixel predicted once."""
     batch_size: Positive = 8
     """Images of one forward; no effect on results beyond rounding."""
     flip: bool = True
     """Average the codes of the image and of its mirror image."""
     clusters: Literal["kmeans", "learned"] = "kmeans"
     """Which clusters the headline number takes; both are always reported."""
+    cluster_seeds: Positive = 1
+    """k-means runs over training codes with seeds of their own, whose spread is reported; 1: only the run's."""
+    linear: Literal["along", "converged"] = "along"
+    """`converged`: besides the linear probe trained along, one trained to convergence on frozen training codes."""
+    linear_points: Positive = 400_000
+    """Labelled positions that the converged probe is trained on, drawn from at most clusters.images images."""
     crf: Literal["none", "cluster", "both"] = "none"
     """Refine by the dense CRF as well: nothing, the headline clusters, or clusters and linear probe."""
+    crf_backend: Literal["auto", "library", "torch"] = "auto"
+    """`library` (pydensecrf) or `torch`, which agree to about 1e-5; `auto`: the library on a CPU where it is installed,
+    torch elsewhere."""
     crf_workers: Positive | None = None
-    """Processes for the CRF per rank; none: one a core."""
+    """Processes for the CRF per rank, on a CPU; none: one a core."""
     panels: Annotated[int, Field(ge=0)] = 8
     """Pictures written: image, label, clusters in matched colours, linear probe; spread over the split, and with labels
     a third as many of each of the best, median and worst images."""

@@ -28,7 +28,7 @@ from PIL import Image
 from stego_dist.data.manifest import Shard, ShardSet
 from stego_dist.data.sources import open_image
 from stego_dist.data.storage.base import PerProcess
-from stego_dist.data.transforms import Resize, label_view, to_training_view
+from stego_dist.data.transforms import Crop, Resize, label_view, to_training_view
 from stego_dist.errors import UserError
 
 A = TypeVar("A")
@@ -91,30 +91,32 @@ class ShardSamples:
                 names = self._names = shard, index["name"]
         return str(names[1][i - start])
 
-    def view(self, i: int, resolution: int, resize: Resize) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The training square of sample `i`: image uint8 (3, R, R), and label uint8 (R, R) or None.
+    def view(
+        self, i: int, resolution: int, resize: Resize, crop: Crop = "centre"
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The training square of sample `i`: image uint8 (3, R, R), and label uint8 (R, R) or None; or all of both.
 
         Raises UserError naming shard and sample when either cannot be read.
         """
-        image = self.image_view(i, resolution, resize)
+        image = self.image_view(i, resolution, resize, crop)
         data = self.label_bytes(i)
         if data is None:
             return image, None
-        return image, label_view(decode_label(data, self.describe(i, ".label.png")), resolution)
+        return image, label_view(decode_label(data, self.describe(i, ".label.png")), resolution, crop)
 
-    def image_view(self, i: int, resolution: int, resize: Resize) -> torch.Tensor:
+    def image_view(self, i: int, resolution: int, resize: Resize, crop: Crop = "centre") -> torch.Tensor:
         """The same without the label, which is not read."""
-        return to_training_view(open_image(self.image_bytes(i), self.describe(i, ".jpg")), resolution, resize)
+        return to_training_view(open_image(self.image_bytes(i), self.describe(i, ".jpg")), resolution, resize, crop)
 
     def images(self, ids: Iterable[int]) -> list[bytes]:
         """The JPEGs of some samples, read at the same time where that helps."""
         return self._each(self.image_bytes, ids)
 
     def views(
-        self, ids: Iterable[int], resolution: int, resize: Resize
+        self, ids: Iterable[int], resolution: int, resize: Resize, crop: Crop = "centre"
     ) -> list[tuple[torch.Tensor, torch.Tensor | None]]:
-        """The training squares of some samples, read at the same time where that helps."""
-        return self._each(partial(self.view, resolution=resolution, resize=resize), ids)
+        """The views of some samples, read at the same time where that helps."""
+        return self._each(partial(self.view, resolution=resolution, resize=resize, crop=crop), ids)
 
     def _each(self, read: Callable[[A], B], of: Iterable[A]) -> list[B]:
         return list(map(read, of) if self.shard_set.storage.parallel == 1 else self._pool().map(read, of))

@@ -21,9 +21,9 @@ from torch import Tensor
 from stego_dist.config import Config
 from stego_dist.crf.affinity import log_affinity
 from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.evaluate import evaluation_views
 from stego_dist.engine.inputs import AUTOCAST
 from stego_dist.engine.step import signed_labels
+from stego_dist.engine.views import evaluation_views
 from stego_dist.losses.draws import draw_negatives, generator
 from stego_dist.metrics.precision_recall import precision_recall
 from stego_dist.models.backbone import Backbone

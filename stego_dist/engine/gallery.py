@@ -15,11 +15,12 @@ import torch
 
 from stego_dist.config import Config
 from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.evaluate import Evaluation, Panel, evaluation_views, make_panel
+from stego_dist.engine.evaluate import Evaluation, Panel, make_panel
 from stego_dist.engine.inputs import AUTOCAST
 from stego_dist.engine.per_image import RANKS, choose, evenly, image_scores, largest_in, quantiles
 from stego_dist.engine.predict import CLUSTERS, predict_maps
 from stego_dist.engine.step import signed_labels
+from stego_dist.engine.views import evaluation_views
 from stego_dist.metrics.confusion import Matrix, confusion
 from stego_dist.models.backbone import Backbone
 from stego_dist.models.segmenter import Segmenter, flip_averaged_code

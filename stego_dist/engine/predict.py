@@ -1,4 +1,4 @@
-"""Maps of one batch: cluster and class predictions at the size of the labels, before and after the CRF.
+"""Maps of one batch: cluster and class predictions at the size of the labels.
 
 The order of work is the published one up to algebra: a linear probe commutes with bilinear resizing, and the winner of
 a cosine does not depend on the code's norm, so K maps are resized instead of the code.
@@ -6,23 +6,24 @@ a cosine does not depend on the code's norm, so K maps are resized instead of th
 
 from __future__ import annotations
 
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing import get_context
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from stego_dist.crf.dense import dense_crf
+from stego_dist.models.probes import LinearProbe
 from stego_dist.models.segmenter import Segmenter, resize_maps
 
 CLUSTERS = ("kmeans", "learned")
 LINEAR = "linear"
+CONVERGED = "linear_converged"
 SHARPNESS = 2.0
 """Published: the cluster probe's log-probabilities are log softmax(2·cosine)."""
+
+Readouts = Mapping[str, Tensor | LinearProbe]
+"""What is read out of codes beside the segmenter's own probes, by name: centres (K, C) of clusters, or a probe."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Maps:
     code: Tensor
     scores: dict[str, Tensor]
     """float32 (B, K, H, W): class logits, or products of the code with unit centres."""
+    clusters: frozenset[str]
+    """Names of those that are clusters."""
+    padded: tuple[int, int]
+    """Size that the code belongs to, of which (H, W) is the upper left part."""
 
     def argmax(self, name: str) -> Tensor:
         """Winning cluster or class, int64 (B, H, W)."""
@@ -40,50 +45,36 @@ class Maps:
     def log_probs(self, name: str) -> Tensor:
         """Published log-probabilities (B, K, H, W), the CRF's unary."""
         scores = self.scores[name]
-        if name != LINEAR:
-            norm = resize_maps(self.code, (scores.shape[2], scores.shape[3])).norm(dim=1, keepdim=True)
-            scores = SHARPNESS * scores / norm.clamp(min=1e-12)
+        if name in self.clusters:
+            norm = resize_maps(self.code, self.padded).norm(dim=1, keepdim=True)
+            scores = SHARPNESS * scores / norm[..., : scores.shape[2], : scores.shape[3]].clamp(min=1e-12)
         return scores.log_softmax(1)
 
 
 @torch.no_grad()
-def predict_maps(segmenter: Segmenter, code: Tensor, size: tuple[int, int], clusters: tuple[str, ...]) -> Maps:
-    """Maps of codes (B, C, h, w) at `size`, for the named kinds of clusters and the linear probe if there is one."""
-    small = {
-        name: torch.einsum("bchw,kc->bkhw", code, F.normalize(segmenter.centres(name), dim=1)) for name in clusters
-    }
+def predict_maps(
+    segmenter: Segmenter,
+    code: Tensor,
+    size: tuple[int, int],
+    clusters: tuple[str, ...],
+    more: Readouts | None = None,
+    padded: tuple[int, int] | None = None,
+) -> Maps:
+    """Maps of codes (B, C, h, w) at `size`, of the named clusters, the linear probe if there is one, and `more`.
+
+    padded: the size of the images that the codes are of, where they were padded below and to the right of `size`.
+    """
+    padded = padded or size
+    readouts: dict[str, Tensor | LinearProbe] = {name: segmenter.centres(name) for name in clusters}
     if segmenter.linear is not None:
-        small[LINEAR] = segmenter.linear(code)
-    return Maps(code, {name: resize_maps(scores, size) for name, scores in small.items()})
-
-
-def crf_argmax(image_bgr: NDArray[np.uint8], log_probs: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Winning cluster or class (H, W) after the CRF; what a worker process runs."""
-    winner: NDArray[np.int16] = dense_crf(image_bgr, log_probs).argmax(0).astype(np.int16)
-    return winner
-
-
-class CrfPool:
-    """A pool of processes for the CRF, fed while the device computes; at most two images a process wait."""
-
-    def __init__(self, workers: int) -> None:
-        self.pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
-        self.room = 2 * workers
-        self.waiting: list[tuple[str, Tensor, Future[NDArray[np.int16]]]] = []
-
-    def submit(self, name: str, image: Tensor, log_probs: Tensor, label: Tensor) -> None:
-        """Refine log-probabilities (K, H, W) of a uint8 image (3, H, W); `label` comes back with the result."""
-        bgr = np.ascontiguousarray(image.flip(0).permute(1, 2, 0).cpu().numpy())
-        self.waiting.append((name, label, self.pool.submit(crf_argmax, bgr, log_probs.cpu().numpy())))
-
-    def finished(self, everything: bool = False) -> list[tuple[str, Tensor, Tensor]]:
-        """(name, label, winners) in the order of submission, so many that no more than `room` wait."""
-        done = []
-        while self.waiting and (everything or len(self.waiting) > self.room):
-            name, label, future = self.waiting.pop(0)
-            done.append((name, label, torch.from_numpy(future.result())))
-        return done
-
-    def close(self) -> None:
-        """End the processes."""
-        self.pool.shutdown(cancel_futures=True)
+        readouts[LINEAR] = segmenter.linear
+    readouts |= more or {}
+    scores, centred = {}, set()
+    for name, readout in readouts.items():
+        if isinstance(readout, LinearProbe):
+            small = readout(code)
+        else:
+            small = torch.einsum("bchw,kc->bkhw", code, F.normalize(readout, dim=1))
+            centred.add(name)
+        scores[name] = resize_maps(small, padded)[..., : size[0], : size[1]]
+    return Maps(code, scores, frozenset(centred), padded)

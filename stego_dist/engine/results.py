@@ -14,6 +14,7 @@ from stego_dist.engine.evaluate import Evaluation, evaluate
 from stego_dist.engine.findings import add_findings
 from stego_dist.engine.inputs import make_backbone
 from stego_dist.engine.predict import CLUSTERS
+from stego_dist.engine.readouts import fit_readouts
 from stego_dist.engine.setup import make_accelerator
 from stego_dist.errors import StaleInputError
 from stego_dist.models.segmenter import Segmenter
@@ -38,7 +39,10 @@ def evaluate_run(config: Config, run: RunDir, *, baselines: Sequence[str] | None
         segmenter = segmenter.to(accelerator.device)
         # a run that was imported without its shard set has learned clusters alone
         known = tuple(meta.get("clusters", CLUSTERS))
-        evaluation = evaluate(config, accelerator, segmenter, backbone, clusters=known)
+        more, fitted = fit_readouts(config, accelerator, segmenter, backbone)
+        evaluation = evaluate(config, accelerator, segmenter, backbone, clusters=known, more=more)
+        if fitted:
+            evaluation.results["fitted"] = fitted
         found, unavailable = run_baselines(config, accelerator, backbone, beside, probes=bool(baselines))
         if not accelerator.is_main_process:
             return None

@@ -23,11 +23,12 @@ from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.evaluate import Panel, evaluation_views, make_panel
+from stego_dist.engine.evaluate import Panel, make_panel
 from stego_dist.engine.inputs import AUTOCAST
 from stego_dist.engine.per_image import evenly
 from stego_dist.engine.predict import LINEAR, predict_maps
 from stego_dist.engine.step import signed_labels
+from stego_dist.engine.views import evaluation_views
 from stego_dist.errors import ConfigError, UserError
 from stego_dist.metrics.confusion import confusion, scores
 from stego_dist.metrics.label_free import code_moments, label_free_score, mutual_information, self_random_gap

@@ -1,4 +1,4 @@
-"""Which cluster is which class: Hungarian assignment that maximises the pixels on the diagonal."""
+"""Which cluster is which class: Hungarian assignment that maximises the pixels on the diagonal, or by majority."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Matching:
     cluster_to_class: tuple[int, ...]
     """For each cluster its class, or −1."""
     matrix: Matrix
-    """Counts with row c the cluster matched to class c; one more row of all unmatched clusters, if any."""
+    """Counts with row c what is matched to class c; one more row of all unmatched clusters, if any."""
 
 
 def match_clusters(counts: Matrix) -> Matching:
@@ -47,3 +47,16 @@ def match_published(counts: Matrix) -> Matching:
     classes = counts.shape[1]
     matched = match_clusters(counts[:classes])
     return Matching(matched.cluster_to_class + (-1,) * (len(counts) - classes), matched.matrix)
+
+
+def match_majority(counts: Matrix) -> Matching:
+    """Match every cluster (rows of counts (K, C)) to the class that it covers most; several may share a class.
+
+    The more clusters, the easier: not comparable with one-to-one matchings. Ties go to the first class; a cluster
+    without labelled pixels stays unmatched.
+    """
+    classes = counts.shape[1]
+    mapping = np.where(counts.any(1), counts.argmax(1), -1)
+    matrix = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(matrix, mapping[mapping >= 0], counts[mapping >= 0])
+    return Matching(tuple(int(c) for c in mapping), matrix)

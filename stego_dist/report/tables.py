@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ NAMES = {
     "kmeans": "k-means over codes",
     "learned": "learned cluster probe",
     "linear": "linear probe (labels)",
+    "linear_converged": "linear probe to convergence (labels)",
 }
 
 
@@ -47,6 +49,14 @@ def main_rows(results: dict[str, Any]) -> list[Row]:
             counted = entry["published_counting"]
             what = f"STEGO, {readable(name)} (published counting of extra clusters)"
             rows.append(Row(what, backbone, counted["accuracy"], counted["miou"]))
+        if "majority_matching" in entry:
+            counted = entry["majority_matching"]
+            what = f"STEGO, {readable(name)} (clusters share classes, by majority)"
+            rows.append(Row(what, backbone, counted["accuracy"], counted["miou"]))
+    for resolution, found in results.get("more_resolutions", {}).items():
+        for name, entry in found.get("measures", {}).items():
+            what = f"STEGO, {readable(name)}, {resolution} pixels"
+            rows.append(Row(what, backbone, entry["accuracy"], entry["miou"]))
     for title, baseline in results.get("baselines", {}).items():
         words = baseline.get("words", {"kmeans": "k-means"})
         for name, entry in baseline.get("measures", {}).items():
@@ -69,6 +79,27 @@ def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f}"
 
 
+def mean_and_spread(found: dict[str, Any]) -> str:
+    """42.1 ± 0.3 of what engine/scoring.py's `spread` gives for accuracy or mIoU."""
+    deviation = "" if found["std"] is None else f" ± {percent(found['std'])}"
+    return percent(found["mean"]) + deviation
+
+
+def print_spread(runs: Sequence[str], results: Sequence[dict[str, Any]], spread: dict[str, Any]) -> None:
+    """Several evaluated runs side by side, and the mean and standard deviation over them."""
+    table = Table(title="accuracy / mIoU, %, over runs: mean ± standard deviation")
+    table.add_column("method")
+    for run in runs:
+        table.add_column(run, justify="right")
+    table.add_column("accuracy", justify="right")
+    table.add_column("mIoU", justify="right")
+    for name, found in spread.items():
+        entries = [result["measures"][name] for result in results]
+        each = [f"{percent(entry['accuracy'])} / {percent(entry['miou'])}" for entry in entries]
+        table.add_row(readable(name), *each, mean_and_spread(found["accuracy"]), mean_and_spread(found["miou"]))
+    console.out.print(table)
+
+
 def selection(results: dict[str, Any]) -> str:
     """How the evaluated weights were chosen, in words; "" where nothing was chosen."""
     chosen = results.get("selected") or {"by": "last"}
@@ -83,11 +114,16 @@ def print_results(results: dict[str, Any], run: RunDir) -> None:
     if results["labelled"]:
         console.out.print(_main_table(results))
         console.out.print(_class_table(results))
+        for name, found in results.get("cluster_seeds", {}).items():
+            accuracy, miou = mean_and_spread(found["accuracy"]), mean_and_spread(found["miou"])
+            console.out.print(f"{readable(name)}, {found['count']} seeds: accuracy {accuracy} %, mIoU {miou} %")
         if results["dataset"] not in PUBLISHED:
             console.out.print(f"No published STEGO result is known for {results['dataset']}.", style="dim")
         if results["classes_without_pixels"]:
             absent = ", ".join(results["classes_without_pixels"])
             console.out.print(f"Classes without labelled pixels: {absent} (left out of the mean unless predicted).")
+        if any("published_counting" in entry for entry in results["measures"].values()):
+            console.out.print("More clusters than classes: unmatched ones count as wrong unless said otherwise.")
     else:
         console.out.print(_share_table(results))
         console.out.print("No labels in this split: no accuracy and no mIoU.")
@@ -99,9 +135,10 @@ def print_results(results: dict[str, Any], run: RunDir) -> None:
 def _main_table(results: dict[str, Any]) -> Table:
     crf = {"none": "no CRF"}.get(results["crf"], "")
     chosen = selection(results)
+    whole = "whole images" if results.get("crop") == "none" else ""
     title = f"{results['run']}: {results['images']} images of {results['dataset']}/{results['split']}, "
     title += ", ".join(
-        filter(None, [f"{results['resolution']} pixels", "flip-averaged" * results["flip"], crf, chosen])
+        filter(None, [f"{results['resolution']} pixels", whole, "flip-averaged" * results["flip"], crf, chosen])
     )
     table = Table(title=title)
     for column in ("method", "backbone"):

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
 from stego_dist.crf.dense import dense_crf
+from stego_dist.data.card import load_card
 from stego_dist.data.manifest import ShardSet
+from stego_dist.data.pack import build
+from stego_dist.data.plan import BuildOptions
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.baselines import RAW, Baseline, run_baselines
 from stego_dist.engine.evaluate import evaluate
 from stego_dist.engine.inputs import make_backbone, make_segmenter
+from stego_dist.engine.readouts import fit_readouts
 from stego_dist.engine.setup import make_accelerator
 from stego_dist.errors import UserError
-from tests.tiny import build_shards, config_at
+from tests.tiny import build_shards, config_at, write_images
 
 
 @pytest.fixture(scope="module")
@@ -139,3 +146,122 @@ def test_a_corrupt_image_is_named_by_shard_and_sample(workspace, model):
 def test_a_resolution_that_does_not_fit_is_named(prepared, model):
     with pytest.raises(UserError, match=r"eval\.resolution: 42 is not a multiple of the patch size"):
         run(prepared, model, "eval.resolution=42")
+
+
+# --- resolutions, whole images, clusters, CRF backends
+
+
+def test_each_resolution_has_numbers_of_its_own(prepared, model):
+    both = run(prepared, model, "eval.more_resolutions=[48,40]").results
+    alone = run(prepared, model, "eval.resolution=48").results
+    assert list(both["more_resolutions"]) == ["48"]
+    for name, entry in alone["measures"].items():
+        assert both["more_resolutions"]["48"]["measures"][name] == entry
+        assert both["measures"][name]["confusion"] != entry["confusion"]
+    with pytest.raises(UserError, match=r"eval\.more_resolutions: 42 is not a multiple"):
+        run(prepared, model, "eval.more_resolutions=[42]")
+
+
+def test_whole_images_count_every_pixel_once(prepared, model):
+    """Images of 52×44 come to 47×40; the last column is repeated to 48 for the network, and is not counted."""
+    backbone, segmenter = model
+    samples = ShardSamples(ShardSet.open(prepared / "shards"), "val")
+    wanted = np.zeros((2, 2), np.int64)
+    for i in range(len(samples)):
+        image, label = samples.view(i, 40, "bilinear", "none")
+        assert image.shape == (3, 40, 47) and label.shape == (40, 47)
+        x = torch.cat([image, image[:, :, -1:]], 2)[None]
+        with torch.no_grad():
+            code = (segmenter.head(backbone(x)) + segmenter.head(backbone(x.flip(-1))).flip(-1)) / 2
+            logits = segmenter.linear(F.interpolate(code, (40, 48), mode="bilinear", align_corners=False))
+        wanted += count(logits[0, :, :, :47].argmax(0), label)
+    for batch in (1, 3):
+        results = run(prepared, model, "eval.crop=none", f"eval.batch_size={batch}", "eval.crf=both").results
+        assert results["measures"]["linear"]["confusion"] == wanted.tolist() and results["crop"] == "none"
+        assert np.sum(results["measures"]["linear+crf"]["confusion"]) == wanted.sum()
+    assert run(prepared, model, "eval.crop=none", "eval.resolution=37").results["measures"]["linear"]["miou"] > 0
+
+
+def test_images_of_several_sizes_are_evaluated_whole(tmp_path, model):
+    source = write_images(tmp_path / "source")
+    for i in (1, 3):
+        for kind, suffix in (("imgs", "jpg"), ("labels", "png")):
+            path = source / kind / "val" / f"picture_{i:02d}.{suffix}"
+            Image.open(path).crop((0, 0, 30, 44)).save(path)
+    build(load_card("folder"), source, tmp_path / "shards", BuildOptions(min_shards=5))
+    one, three = (
+        run(tmp_path, model, "eval.crop=none", f"eval.batch_size={size}").results["measures"] for size in (1, 3)
+    )
+    for name, entry in one.items():
+        assert three[name]["confusion"] == entry["confusion"]
+        assert np.sum(entry["confusion"]) > 3 * 38 * 47 + 2 * 30 * 40
+
+
+def test_three_countings_of_extra_clusters(prepared):
+    config = config_at(prepared, "clusters.count=4")
+    backbone = make_backbone(config)
+    segmenter = make_segmenter(config, backbone.dim, ShardSet.open(config.data.shards)).eval()
+    entry = evaluate(config, make_accelerator(), segmenter, backbone).results["measures"]["learned"]
+    majority = entry["majority_matching"]
+    assert majority["accuracy"] >= entry["accuracy"] and -1 not in majority["cluster_to_class"]
+
+
+def test_crf_backends_and_processes_agree(prepared, model):
+    library, torch_ = (
+        run(prepared, model, "eval.crf=both", f"eval.crf_backend={backend}", f"eval.crf_workers={workers}")
+        for backend, workers in (("library", 2), ("torch", 1))
+    )
+    for name, entry in library.results["measures"].items():
+        other = np.array(torch_.results["measures"][name]["confusion"])
+        assert np.abs(other - entry["confusion"]).sum() <= 0.002 * other.sum(), name
+
+
+def test_a_probe_to_convergence_and_several_seeds(prepared, model):
+    backbone, segmenter = model
+    config = config_at(prepared, "eval.linear=converged", "eval.cluster_seeds=3", "eval.crf=both")
+    accelerator = make_accelerator()
+    more, how = fit_readouts(config, accelerator, segmenter, backbone)
+    assert list(more) == ["linear_converged", "kmeans#1", "kmeans#2"]
+    assert how["linear_converged"]["gradient"] < 1e-5 and how["linear_converged"]["positions"] > 100
+    results = evaluate(config, accelerator, segmenter, backbone, more=more).results
+    assert list(results["measures"]) == [
+        "kmeans", "kmeans+crf", "learned", "linear", "linear+crf", "linear_converged", "linear_converged+crf",
+    ]  # fmt: skip
+    assert results["measures"]["linear_converged"]["accuracy"] > results["measures"]["linear"]["accuracy"]
+    spread = results["cluster_seeds"]["kmeans"]
+    assert spread["count"] == 3 and spread["miou"]["values"][0] == results["measures"]["kmeans"]["miou"]
+    assert spread["miou"]["mean"] == pytest.approx(np.mean(spread["miou"]["values"]))
+    assert spread["miou"]["std"] == pytest.approx(np.std(spread["miou"]["values"], ddof=1))
+    assert fit_readouts(config_at(prepared), accelerator, segmenter, backbone) == ({}, {})
+
+
+def test_a_converged_probe_has_the_lowest_training_loss(prepared, model):
+    backbone, segmenter = model
+    config = config_at(prepared, "eval.linear=converged", "eval.linear_points=100000")
+    more, how = fit_readouts(config, make_accelerator(), segmenter, backbone)
+    samples = ShardSamples(ShardSet.open(prepared / "shards"), "train")
+    losses = {"linear": 0.0, "linear_converged": 0.0}
+    positions = 0
+    for i in range(len(samples)):
+        image, label = samples.view(i, 32, "bilinear")
+        wanted = label[4::8, 4::8].long()  # the pixels at the centres of the 4×4 codes
+        with torch.no_grad():
+            code = segmenter.head(backbone(image[None]))
+            for name, probe in {"linear": segmenter.linear, **more}.items():
+                logits = probe(code)[0].flatten(1).T
+                losses[name] += float(F.cross_entropy(logits, wanted.flatten(), ignore_index=255, reduction="sum"))
+        positions += int((wanted != 255).sum())
+    assert positions == how["linear_converged"]["positions"]
+    assert losses["linear_converged"] / positions == pytest.approx(how["linear_converged"]["training_loss"], rel=2e-2)
+    assert losses["linear_converged"] < losses["linear"]
+
+
+def test_labels_that_are_all_ignored_give_no_number_and_no_nan(tmp_path, model):
+    source = write_images(tmp_path / "source")
+    for path in (source / "labels" / "val").iterdir():
+        Image.fromarray(np.full((44, 52), 255, np.uint8)).save(path)
+    build(load_card("folder"), source, tmp_path / "shards", BuildOptions(min_shards=5))
+    results = run(tmp_path, model, "eval.crf=both").results
+    assert {entry["miou"] for entry in results["measures"].values()} == {None}
+    assert results["measures"]["linear"]["left_out"] == results["classes_without_pixels"] == results["classes"]
+    json.dumps(results, allow_nan=False)

@@ -63,18 +63,41 @@ def test_training_and_validation_agree_to_rounding(runs, name):
 
 
 def test_evaluation_integers_agree(runs, prepared):
-    """The same model evaluated by one and by two processes."""
-    copy = Path(shutil.copytree(runs["1"], prepared / "evaluated_by_two"))
-    for ranks, run in ((1, runs["1"]), (2, copy)):
-        arguments = ["eval", str(run), "--baseline", "eval.crf=cluster", "eval.crf_workers=1"]
+    """The same model evaluated by one, two and three processes, of which the last has one image of five."""
+    evaluated = []
+    for ranks in (1, 2, 3):
+        run = Path(shutil.copytree(runs["1"], prepared / f"evaluated_by_{ranks}"))
+        arguments = [
+            "eval", str(run), "--baseline", "eval.crf=cluster", "eval.crf_workers=1", "eval.linear=converged",
+            "eval.cluster_seeds=2", "eval.more_resolutions=[48]",
+        ]  # fmt: skip
         assert set(on_ranks(ranks, command, None, *arguments, log=prepared / "log")) == {0}
-    one, two = (json.loads((run / "results.json").read_text()) for run in (runs["1"], copy))
-    assert set(one["measures"]) == {"kmeans", "learned", "linear", "kmeans+crf"}
-    for name, entry in one["measures"].items():
-        assert entry["confusion"] == two["measures"][name]["confusion"], name
-    raw = [r["baselines"]["raw features"]["measures"]["kmeans"]["confusion"] for r in (one, two)]
-    assert raw[0] == raw[1]
-    assert len(list((copy / "panels").iterdir())) == len(list((runs["1"] / "panels").iterdir()))
+        evaluated.append(json.loads((run / "results.json").read_text()))
+        assert len(list((run / "panels").iterdir())) == 2
+    one = evaluated[0]
+    assert set(one["measures"]) == {"kmeans", "learned", "linear", "linear_converged", "kmeans+crf"}
+    for other in evaluated[1:]:
+        for name, entry in one["measures"].items():
+            assert entry["confusion"] == other["measures"][name]["confusion"], name
+            here, there = (found["more_resolutions"]["48"]["measures"].get(name) for found in (one, other))
+            assert here["confusion"] == there["confusion"], name
+        assert one["cluster_seeds"] == other["cluster_seeds"]
+        raw = [r["baselines"]["raw features"]["measures"]["kmeans"]["confusion"] for r in (one, other)]
+        assert raw[0] == raw[1]
+
+
+def test_several_runs_are_evaluated_together(runs, prepared, tmp_path):
+    """By two processes, one run after the other; the spread is over the runs."""
+    both = [str(shutil.copytree(runs[name], tmp_path / f"seed{i}")) for i, name in enumerate(("1", "2"))]
+    assert set(on_ranks(2, command, None, "eval", *both, "eval.flip=false", "--json", log=tmp_path / "log")) == {0}
+    text = (tmp_path / "log" / "0.log").read_text()
+    found = json.loads(text[text.index("\n{") :])
+    assert [result["flip"] for result in found["runs"]] == [False, False]
+    for name, spread in found["spread"].items():
+        values = [result["measures"][name]["miou"] for result in found["runs"]]
+        assert spread["count"] == 2 and spread["miou"]["values"] == values
+        assert spread["miou"]["mean"] == pytest.approx(sum(values) / 2)
+    assert all((Path(run) / "report.html").exists() for run in both)
 
 
 def test_a_run_goes_on_with_another_number_of_processes(runs, prepared, tmp_path):

@@ -10,7 +10,7 @@ import torch
 import torchmetrics.functional.classification as tm
 
 from stego_dist.metrics.confusion import confusion, scores
-from stego_dist.metrics.matching import match_clusters, match_published
+from stego_dist.metrics.matching import match_clusters, match_majority, match_published
 
 
 def counts_of(case, rows=None):
@@ -62,6 +62,15 @@ def test_matching_beats_every_other_assignment():
         )
         assert np.trace(matched.matrix[:classes]) == best
         assert sum(c >= 0 for c in matched.cluster_to_class) == min(clusters, classes)
+
+
+def test_matching_by_majority():
+    counts = np.array([[5, 1, 0], [4, 3, 3], [0, 0, 0], [0, 2, 2], [1, 0, 9]])
+    matched = match_majority(counts)
+    assert matched.cluster_to_class == (0, 0, -1, 1, 2)
+    assert np.array_equal(matched.matrix, [[9, 4, 3], [0, 2, 2], [1, 0, 9]])
+    one_to_one = match_clusters(counts)
+    assert np.trace(matched.matrix) >= np.trace(one_to_one.matrix[:3])
 
 
 def test_against_torchmetrics():
