@@ -8,6 +8,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stego_dist.config import Config
+    from stego_dist.engine.evaluate import Evaluation
     from stego_dist.rundir import RunDir
 
 OVERRIDE = re.compile(r"\w+(\.\w+)*=")
@@ -51,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate each run on all launched ranks; the main process writes and prints."""
     from pathlib import Path
 
+    from stego_dist.engine.results import evaluate_one, evaluating
     from stego_dist.engine.scoring import spread_over_runs
     from stego_dist.report.tables import print_spread
     from stego_dist.rundir import RunDir
@@ -60,7 +63,14 @@ def run(args: argparse.Namespace) -> int:
     words = [args.run_dir, *args.overrides]
     runs = [word for word in words if "=" not in word or RunDir(Path(word)).config.is_file()]
     overrides = [word for word in words if word not in runs] + behind
-    results = [found for word in runs if (found := _evaluate(args, RunDir(Path(word)), overrides, names)) is not None]
+    chosen = [(run_dir, _config(run_dir, overrides)) for run_dir in (RunDir(Path(word)) for word in runs)]
+    results = []
+    with evaluating(chosen[0][1]) as accelerator:
+        for run_dir, config in chosen:
+            evaluation = evaluate_one(config, run_dir, accelerator, baselines=names)
+            if evaluation is not None:
+                _write(evaluation, config, run_dir, table=not args.json)
+                results.append(evaluation.results)
     if not results:
         return 0
     code = int(any(found.get("unavailable_baselines") for found in results))
@@ -76,25 +86,23 @@ def run(args: argparse.Namespace) -> int:
     return code
 
 
-def _evaluate(
-    args: argparse.Namespace, run_dir: RunDir, overrides: list[str], names: list[str] | None
-) -> dict[str, Any] | None:
-    """Evaluate a run and write its files; its results on the main process."""
+def _config(run_dir: RunDir, overrides: list[str]) -> Config:
+    """The run's configuration with what differs now."""
     from stego_dist.config import load_config
-    from stego_dist.engine.results import evaluate_run
     from stego_dist.errors import UserError
+
+    if not run_dir.config.is_file():
+        raise UserError(f"{run_dir.root} is no run: it has no config.yaml; train one with `stego-dist train CONFIG`")
+    return load_config(run_dir.config, overrides)
+
+
+def _write(evaluation: Evaluation, config: Config, run_dir: RunDir, *, table: bool) -> None:
+    """Pictures and page of an evaluated run, and its table."""
     from stego_dist.report.page import write_page
     from stego_dist.report.pictures import write_pictures
     from stego_dist.report.tables import print_results
 
-    if not run_dir.config.is_file():
-        raise UserError(f"{run_dir.root} is no run: it has no config.yaml; train one with `stego-dist train CONFIG`")
-    config = load_config(run_dir.config, overrides)
-    evaluation = evaluate_run(config, run_dir, baselines=names)
-    if evaluation is None:
-        return None
     write_pictures(evaluation, config, run_dir)
     write_page(run_dir)
-    if not args.json:
+    if table:
         print_results(evaluation.results, run_dir)
-    return evaluation.results

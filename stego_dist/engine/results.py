@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+
+from accelerate import Accelerator
 
 from stego_dist import console
 from stego_dist.config import Config
@@ -23,7 +26,25 @@ from stego_dist.rundir import RunDir, read_json, read_metrics, write_json
 FORMAT = "stego_dist.results/1"
 
 
+@contextmanager
+def evaluating(config: Config) -> Iterator[Accelerator]:
+    """The launched processes, for any number of runs: a group that is begun anew for each would race with the last."""
+    accelerator = make_accelerator(config.train.precision, config.train.timeout_minutes)
+    try:
+        yield accelerator
+    finally:
+        accelerator.end_training()
+
+
 def evaluate_run(config: Config, run: RunDir, *, baselines: Sequence[str] | None = None) -> Evaluation | None:
+    """`evaluate_one` of the launched processes, which are given back afterwards."""
+    with evaluating(config) as accelerator:
+        return evaluate_one(config, run, accelerator, baselines=baselines)
+
+
+def evaluate_one(
+    config: Config, run: RunDir, accelerator: Accelerator, *, baselines: Sequence[str] | None = None
+) -> Evaluation | None:
     """Evaluate the run's model on every launched rank; the main process writes results.json and gets the result.
 
     baselines: names of what is evaluated beside it (engine/baselines.py); without any name k-means over the raw
@@ -31,34 +52,30 @@ def evaluate_run(config: Config, run: RunDir, *, baselines: Sequence[str] | None
     weights are not those that the run was trained with.
     """
     beside = [Baseline(RAW)] if baselines is not None and not baselines else parse_baselines(baselines or ())
-    accelerator = make_accelerator(config.train.precision, config.train.timeout_minutes)
-    try:
-        segmenter, meta = Segmenter.load(run.model)
-        backbone = make_backbone(config).to(accelerator.device)
-        _check_backbone(run, backbone.weights_digest())
-        segmenter = segmenter.to(accelerator.device)
-        # a run that was imported without its shard set has learned clusters alone
-        known = tuple(meta.get("clusters", CLUSTERS))
-        more, fitted = fit_readouts(config, accelerator, segmenter, backbone)
-        evaluation = evaluate(config, accelerator, segmenter, backbone, clusters=known, more=more)
-        if fitted:
-            evaluation.results["fitted"] = fitted
-        found, unavailable = run_baselines(config, accelerator, backbone, beside, probes=bool(baselines))
-        if not accelerator.is_main_process:
-            return None
-        add_findings(config, run, segmenter, backbone, evaluation, accelerator.device)
-        header = {"format": FORMAT, "run": config.name, "step": meta["step"], "seed": config.seed}
-        header["selected"] = meta["selected"]
-        header |= {"backbone": config.backbone.name, "weights": config.backbone.weights}
-        header |= {"dataset": ShardSet.open(config.data.shards, config.data.storage).manifest.card.name}
-        evaluation.results = {**header, **evaluation.results}
-        if beside:
-            evaluation.results |= {"baselines": found, "unavailable_baselines": unavailable}
-        evaluation.results["warnings"] = _collapse(config, run, evaluation.results)
-        write_json(run.results, evaluation.results)
-        return evaluation
-    finally:
-        accelerator.end_training()
+    segmenter, meta = Segmenter.load(run.model)
+    backbone = make_backbone(config).to(accelerator.device)
+    _check_backbone(run, backbone.weights_digest())
+    segmenter = segmenter.to(accelerator.device)
+    # a run that was imported without its shard set has learned clusters alone
+    known = tuple(meta.get("clusters", CLUSTERS))
+    more, fitted = fit_readouts(config, accelerator, segmenter, backbone)
+    evaluation = evaluate(config, accelerator, segmenter, backbone, clusters=known, more=more)
+    if fitted:
+        evaluation.results["fitted"] = fitted
+    found, unavailable = run_baselines(config, accelerator, backbone, beside, probes=bool(baselines))
+    if not accelerator.is_main_process:
+        return None
+    add_findings(config, run, segmenter, backbone, evaluation, accelerator.device)
+    header = {"format": FORMAT, "run": config.name, "step": meta["step"], "seed": config.seed}
+    header["selected"] = meta["selected"]
+    header |= {"backbone": config.backbone.name, "weights": config.backbone.weights}
+    header |= {"dataset": ShardSet.open(config.data.shards, config.data.storage).manifest.card.name}
+    evaluation.results = {**header, **evaluation.results}
+    if beside:
+        evaluation.results |= {"baselines": found, "unavailable_baselines": unavailable}
+    evaluation.results["warnings"] = _collapse(config, run, evaluation.results)
+    write_json(run.results, evaluation.results)
+    return evaluation
 
 
 def _collapse(config: Config, run: RunDir, results: dict[str, Any]) -> list[str]:
