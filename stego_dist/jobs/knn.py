@@ -61,7 +61,7 @@ def build_table(config: Config, features: Fingerprint, *, overwrite: bool = Fals
         workers = worker_count(config.features.workers, config.features.gpus_per_worker)
         method = _method(config, store, workers)
         folder = ivf_dir(root, knn_fingerprint(config, features)) if method == "ivf" else None
-        job = Job(config, features, method, _shares(folder, len(store), workers))
+        job = Job(config, features, method, _shares(folder, len(store), workers), store)
         todo = [i for i, name in enumerate(store.shards) if not is_done(root, name, job.fingerprint, REMEDY)]
         if not todo and (root / "manifest.json").exists():
             console.say(f"the neighbour table {root} is complete")

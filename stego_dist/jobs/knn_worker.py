@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from stego_dist.config import Config
-from stego_dist.engine.inputs import knn_dir, knn_fingerprint, open_store
+from stego_dist.engine.inputs import knn_dir, knn_fingerprint
 from stego_dist.features.store import FeatureStore
 from stego_dist.knn.candidates import Candidates
 from stego_dist.knn.cost import SAMPLED, TUNED, default_cells
@@ -80,6 +80,8 @@ class Job:
     features: Fingerprint
     method: str
     shares: tuple[range, ...]
+    store: FeatureStore
+    """The descriptors; it travels to the workers, which need not open and check it again."""
     nprobe: int = 0
     """Lists that a query looks into, for the inverted file."""
 
@@ -87,11 +89,6 @@ class Job:
     def root(self) -> Path:
         """The table's folder."""
         return knn_dir(self.config)
-
-    @cached_property
-    def store(self) -> FeatureStore:
-        """The descriptors."""
-        return open_store(self.config, self.features)
 
     @cached_property
     def fingerprint(self) -> Fingerprint:
