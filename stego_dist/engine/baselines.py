@@ -184,7 +184,8 @@ def _evaluated(
         train_probes(config, accelerator, segmenter, frozen, cluster=not given)
     share(segmenter, accelerator)
     clusters = CLUSTERS if probes or given else ("kmeans",)
-    results = evaluate(config, accelerator, segmenter, backbone, clusters=clusters, title=f"baseline {title}").results
+    named = f"baseline {title}"
+    results = evaluate(config, accelerator, segmenter, backbone, clusters=clusters, title=named, brief=True).results
     return {
         "name": baseline.name,
         "backbone": backbone.name,

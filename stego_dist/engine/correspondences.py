@@ -21,7 +21,8 @@ from torch import Tensor
 from stego_dist.config import Config
 from stego_dist.crf.affinity import log_affinity
 from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.inputs import AUTOCAST
+from stego_dist.engine.inputs import training_precision
+from stego_dist.engine.predict import pad_to_multiple
 from stego_dist.engine.step import signed_labels
 from stego_dist.engine.views import evaluation_views
 from stego_dist.losses.draws import draw_negatives, generator
@@ -121,16 +122,17 @@ def draw_positions(
     """POINTS pixels of eval.correspondences images, drawn by the seed; features as resizing the map would give them."""
     rng = generator(config.seed, "correspondence images")
     ids = torch.randperm(len(samples), generator=rng)[: config.eval.correspondences].sort().values.tolist()
-    side, dtype = config.eval.resolution, AUTOCAST[config.train.precision]
+    crop = config.eval.crop
     parts: dict[str, list[Tensor]] = {name: [] for name in Positions.__annotations__}
-    for batch, images, labels in evaluation_views(config, samples, ids):
-        pixels = torch.stack(
-            [torch.randint(side, (2, POINTS), generator=generator(config.seed, "positions", i)) for i in batch]
-        )
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            feats = backbone(images.to(device))
+    for batch, images, labels in evaluation_views(config, samples, ids, crop=crop):
+        height, width = images.shape[2:]
+        pixels = torch.stack([_draw_pixels(config.seed, i, height, width) for i in batch])
+        padded = pad_to_multiple(images, backbone.stride) if crop == "none" else images
+        with training_precision(config, device):
+            feats = backbone(padded.to(device))
             codes = segmenter.head(feats)
-        grid = ((2 * pixels.transpose(1, 2) + 1) / side - 1)[:, None].to(device)  # (x, y) of pixel centres
+        whole = torch.tensor([padded.shape[3], padded.shape[2]])
+        grid = ((2 * pixels.transpose(1, 2) + 1) / whole - 1)[:, None].to(device)  # (x, y) of pixel centres
         for name, maps in (("features", feats.float()), ("codes", codes.float())):
             sampled = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[:, :, 0]
             parts[name].append(F.normalize(sampled, dim=1).transpose(1, 2).cpu())
@@ -141,3 +143,9 @@ def draw_positions(
         assert labels is not None
         parts["labels"].append(signed_labels(labels)[place, y, x].long())
     return Positions(**{name: torch.cat(tensors).numpy() for name, tensors in parts.items()})
+
+
+def _draw_pixels(seed: int, image: int, height: int, width: int) -> Tensor:
+    """x and y (2, POINTS) of drawn pixels of an image."""
+    rng = generator(seed, "positions", image)
+    return torch.stack([torch.randint(size, (POINTS,), generator=rng) for size in (width, height)])

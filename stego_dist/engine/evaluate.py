@@ -4,51 +4,38 @@
 2. predictions of clusters and linear probe, with and without CRF, are counted against the labels (int64);
 3. counts are summed over ranks; the main process matches clusters to classes and computes the scores.
 
-Without labels there are no scores, only the share of each cluster. Several resolutions are several such passes.
+Without labels there are no scores, but how much and how evenly clusters are used, and whether mirror images have the
+same ones. Several resolutions are several such passes.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from torch import Tensor
 
 from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.inputs import AUTOCAST
+from stego_dist.engine.mirror import agreement, mirror_counts
+from stego_dist.engine.panel import Panel, as_ids, make_panel, refined_beside
 from stego_dist.engine.per_image import ImageCounts, evenly
-from stego_dist.engine.predict import CLUSTERS, CONVERGED, LINEAR, Maps, Readouts, predict_maps
-from stego_dist.engine.refine import Refiner, make_refiner
-from stego_dist.engine.scoring import CRF, Tally, largest_clusters, score, shares
+from stego_dist.engine.predict import CLUSTERS, LINEAR, Readouts, predict_images
+from stego_dist.engine.refine import Refiner, make_refiner, refined_names
+from stego_dist.engine.scoring import CRF, Tally, cluster_use, largest_clusters, score, shares
 from stego_dist.engine.step import signed_labels
 from stego_dist.engine.views import evaluation_views
+from stego_dist.metrics.confusion import Matrix
 from stego_dist.metrics.matching import Matching
 from stego_dist.models.backbone import Backbone
-from stego_dist.models.segmenter import Segmenter, flip_averaged_code
-
-
-@dataclass(frozen=True)
-class Panel:
-    """What a picture of one image shows; arrays (H, W)."""
-
-    name: str
-    image: NDArray[np.uint8]
-    label: NDArray[np.int16] | None
-    predictions: dict[str, NDArray[np.int16]]
-    rank: str = "spread"
-    """Why it is shown: "best", "median" or "worst" of all images, or one of those that are spread over the split."""
-    accuracy: float | None = None
-    """Of the headline clusters on this image."""
-    miou: float | None = None
+from stego_dist.models.segmenter import Segmenter
 
 
 @dataclass
@@ -60,6 +47,8 @@ class Evaluation:
     matchings: dict[str, Matching] = field(default_factory=dict)
     image_counts: dict[int, NDArray[np.int32]] = field(default_factory=dict)
     """Counts of the headline clusters on single images (engine/per_image.py)."""
+    mirrored: dict[str, Matrix] = field(default_factory=dict)
+    """Without labels: clusters in images and in their mirror images, by name (engine/mirror.py)."""
     examples: dict[int, Panel] = field(default_factory=dict)
     """Images that show single clusters, by number; without labels (engine/gallery.py)."""
 
@@ -73,11 +62,13 @@ def evaluate(
     clusters: tuple[str, ...] = CLUSTERS,
     more: Readouts | None = None,
     title: str = "eval",
+    brief: bool = False,
 ) -> Evaluation:
     """Evaluate on data.eval_split.
 
     clusters: which centres of the segmenter hold something ("kmeans", "learned"); more: what else is read out of its
-    codes. Every rank calls it; the full result is on the main process. Raises UserError for unreadable samples and a
+    codes; brief: the numbers of eval.resolution alone, without panels, counts of single images and more resolutions.
+    Every rank calls it; the full result is on the main process. Raises UserError for unreadable samples and a
     resolution that does not fit the backbone.
     """
     start, e = time.perf_counter(), config.eval
@@ -85,9 +76,9 @@ def evaluate(
     samples = ShardSamples(shard_set, config.data.eval_split)
     names = [*clusters, *([LINEAR] if segmenter.linear is not None else []), *(more or {})]
     headline = e.clusters if e.clusters in clusters else clusters[0]
-    refined = _refined_names(e.crf, headline, names) if samples.split.labelled else []
+    refined = refined_names(e.crf, headline, names)
     predictor = _Predictor(config, accelerator, segmenter, backbone, clusters, more or {})
-    pictured = set(evenly(len(samples), e.panels))
+    pictured = set() if brief else set(evenly(len(samples), e.panels))
     evaluation = Evaluation(
         {
             "split": samples.split.name,
@@ -103,7 +94,7 @@ def evaluate(
     results = evaluation.results
     if samples.split.labelled:
         results["classes"] = shard_set.classes
-    resolutions = list(dict.fromkeys((e.resolution, *e.more_resolutions)))
+    resolutions = list(dict.fromkeys((e.resolution, *(() if brief else e.more_resolutions))))
     for resolution in resolutions:
         if e.crop == "centre":
             key = "eval.resolution" if resolution == e.resolution else "eval.more_resolutions"
@@ -117,7 +108,8 @@ def evaluate(
             f"{', whole images' if e.crop == 'none' else ''}{', flip-averaged' if e.flip else ''}"
             f"{', CRF on ' + ' and '.join(refined) if refined else ''}"
         )
-        single = ImageCounts(len(samples), tally.rows[headline], tally.num_classes) if first else None
+        kept = first and not brief
+        single = ImageCounts(len(samples), tally.rows[headline], tally.num_classes) if kept else None
         panels = predictor.count(
             samples, resolution, tally, refined, refiner, pictured if first else set(), single, headline, title
         )
@@ -125,7 +117,10 @@ def evaluate(
         counts = tally.summed(accelerator, beside)
         found, matchings = score(counts, shard_set.classes) if samples.split.labelled else ({}, {})
         if not samples.split.labelled:
-            found["cluster_shares"] = shares(counts)
+            if first:
+                evaluation.mirrored = mirror_counts(config, accelerator, samples, backbone, segmenter, clusters)
+            agree = {name: agreement(joint) for name, joint in evaluation.mirrored.items()} if first else {}
+            found |= {"cluster_shares": shares(counts), "cluster_use": cluster_use(counts, agree)}
         found["largest_cluster"] = largest_clusters(counts)
         if first:
             results |= found
@@ -135,18 +130,6 @@ def evaluate(
             results.setdefault("more_resolutions", {})[str(resolution)] = found
     results["seconds"] = round(time.perf_counter() - start, 2)
     return evaluation
-
-
-def _refined_names(crf: str, headline: str, names: list[str]) -> list[str]:
-    wanted = {"none": [], "cluster": [headline], "both": [headline, LINEAR, CONVERGED]}[crf]
-    return [name for name in wanted if name in names]
-
-
-def make_panel(name: str, image: Tensor, labels: Tensor | None, winners: dict[str, Tensor], place: int) -> Panel:
-    """A panel of the uint8 image (3, H, W) that has this place in a batch of labels and predictions (B, H, W)."""
-    predictions = {kind: winner[place].to(torch.int16).cpu().numpy() for kind, winner in winners.items()}
-    label = None if labels is None else labels[place].cpu().numpy()
-    return Panel(name, image.permute(1, 2, 0).cpu().numpy(), label, predictions)
 
 
 @dataclass(frozen=True)
@@ -185,51 +168,34 @@ class _Predictor:
                     self.config, samples, mine, resolution, self.config.eval.crop
                 ):
                     images = images.to(self.accelerator.device)
-                    maps = self.maps(images)
+                    maps = predict_images(self.config, self.backbone, self.segmenter, images, self.clusters, self.more)
                     signed = None if labels is None else signed_labels(labels.to(self.accelerator.device))
                     winners = {name: maps.argmax(name) for name in maps.scores}
                     for name, winner in winners.items():
                         tally.add(name, winner, signed)
                     if single is not None:
                         single.add(ids, winners[headline], signed)
-                    if refiner is not None and signed is not None:
-                        refiner.submit(images, {name: maps.log_probs(name) for name in refined}, signed)
-                        _add(tally, refiner, everything=False)
                     for place, i in enumerate(ids):
                         if i in pictured:
                             shown = {name: winner for name, winner in winners.items() if name not in self.more}
                             panels[i] = make_panel(samples.name(i), images[place], signed, shown, place)
+                    if refiner is not None:
+                        refiner.submit(ids, images, {name: maps.log_probs(name) for name in refined}, signed)
+                        self._add(tally, panels, refiner, everything=False)
                     bar.advance(len(ids))
             if refiner is not None:
                 console.say(f"{title}: waiting for the last images of the CRF")
-                _add(tally, refiner, everything=True)
+                self._add(tally, panels, refiner, everything=True)
         finally:
             if refiner is not None:
                 refiner.close()
+        refined_beside(panels)
         if ranks > 1:
             panels = {i: panel for part in gather_object([panels]) for i, panel in part.items()}
         return [panels[i] for i in sorted(panels)]
 
-    def maps(self, images: Tensor) -> Maps:
-        """Predictions for uint8 images (B, 3, H, W) of any size."""
-        height, width = images.shape[2:]
-        padded = pad_to_multiple(images, self.backbone.stride) if self.config.eval.crop == "none" else images
-        dtype = AUTOCAST[self.config.train.precision]
-        with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
-            code = flip_averaged_code(self.backbone, self.segmenter.head, padded, self.config.eval.flip)
-        size = (padded.shape[2], padded.shape[3])
-        return predict_maps(self.segmenter, code, (height, width), self.clusters, self.more, size)
-
-
-def pad_to_multiple(images: Tensor, stride: int) -> Tensor:
-    """Images (B, 3, H, W) with their last row and column repeated until both sides are multiples of `stride`."""
-    for dim in (2, 3):
-        size = images.shape[dim]
-        places = torch.arange(size + -size % stride, device=images.device).clamp(max=size - 1)
-        images = images.index_select(dim, places)
-    return images
-
-
-def _add(tally: Tally, refiner: Refiner, *, everything: bool) -> None:
-    for name, label, pred in refiner.finished(everything):
-        tally.add(name + CRF, pred, label)
+    def _add(self, tally: Tally, panels: Mapping[int, Panel], refiner: Refiner, *, everything: bool) -> None:
+        for i, name, label, pred in refiner.finished(everything):
+            tally.add(name + CRF, pred, label)
+            if i in panels and name not in self.more:
+                panels[i].predictions[name + CRF] = as_ids(pred)

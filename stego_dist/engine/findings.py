@@ -44,7 +44,7 @@ def add_findings(
     results = evaluation.results
     shard_set = ShardSet.open(config.data.shards, config.data.storage)
     samples = ShardSamples(shard_set, config.data.eval_split)
-    gallery = Gallery(config, samples, backbone, segmenter, device)
+    gallery = Gallery(config, samples, backbone, segmenter, device, results)
     console.say("looking at single images and at correspondences")
     if results["labelled"]:
         results["per_image"] = gallery.add_ranked(evaluation)

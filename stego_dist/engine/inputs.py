@@ -24,6 +24,12 @@ REMEDY = "Build it with: stego-dist knn build CONFIG (add --overwrite to replace
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+def training_precision(config: Config, device: torch.device) -> torch.autocast:
+    """The arithmetic of forwards by train.precision, as a context."""
+    dtype = AUTOCAST[config.train.precision]
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+
+
 def make_backbone(config: Config) -> Backbone:
     """The frozen backbone, after checking that the training resolution fits it."""
     b = config.backbone

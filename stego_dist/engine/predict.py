@@ -6,15 +6,18 @@ a cosine does not depend on the code's norm, so K maps are resized instead of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stego_dist.config import Config
+from stego_dist.engine.inputs import training_precision
+from stego_dist.models.backbone import Backbone
 from stego_dist.models.probes import LinearProbe
-from stego_dist.models.segmenter import Segmenter, resize_maps
+from stego_dist.models.segmenter import Segmenter, flip_averaged_code, resize_maps
 
 CLUSTERS = ("kmeans", "learned")
 LINEAR = "linear"
@@ -51,12 +54,37 @@ class Maps:
         return scores.log_softmax(1)
 
 
+def predict_images(
+    config: Config,
+    backbone: Backbone,
+    segmenter: Segmenter,
+    images: Tensor,
+    clusters: Sequence[str],
+    more: Readouts | None = None,
+) -> Maps:
+    """Maps of uint8 images (B, 3, H, W) of any size as the section `eval` says, at that size (see `predict_maps`)."""
+    padded = pad_to_multiple(images, backbone.stride) if config.eval.crop == "none" else images
+    with training_precision(config, images.device):
+        code = flip_averaged_code(backbone, segmenter.head, padded, config.eval.flip)
+    size = (images.shape[2], images.shape[3])
+    return predict_maps(segmenter, code, size, clusters, more, (padded.shape[2], padded.shape[3]))
+
+
+def pad_to_multiple(images: Tensor, stride: int) -> Tensor:
+    """Images (B, 3, H, W) with their last row and column repeated until both sides are multiples of `stride`."""
+    for dim in (2, 3):
+        size = images.shape[dim]
+        places = torch.arange(size + -size % stride, device=images.device).clamp(max=size - 1)
+        images = images.index_select(dim, places)
+    return images
+
+
 @torch.no_grad()
 def predict_maps(
     segmenter: Segmenter,
     code: Tensor,
     size: tuple[int, int],
-    clusters: tuple[str, ...],
+    clusters: Sequence[str],
     more: Readouts | None = None,
     padded: tuple[int, int] | None = None,
 ) -> Maps:

@@ -23,8 +23,8 @@ from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.evaluate import Panel, make_panel
 from stego_dist.engine.inputs import AUTOCAST
+from stego_dist.engine.panel import Panel, make_panel
 from stego_dist.engine.per_image import evenly
 from stego_dist.engine.predict import LINEAR, predict_maps
 from stego_dist.engine.step import signed_labels

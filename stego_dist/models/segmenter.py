@@ -100,10 +100,16 @@ def flip_averaged_code(backbone: Backbone, head: Head, images: Tensor, flip: boo
     if not flip:
         code: Tensor = head(backbone(images)).float()
         return code
-    both = head(backbone(torch.cat([images, images.flip(-1)]))).float()
-    straight, mirrored = both.chunk(2)
-    averaged: Tensor = (straight + mirrored.flip(-1)) / 2
+    straight, mirrored = codes_of_both(backbone, head, images)
+    averaged: Tensor = (straight + mirrored) / 2
     return averaged
+
+
+@torch.no_grad()
+def codes_of_both(backbone: Backbone, head: Head, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes of uint8 images (B, 3, H, W), and of their mirror images mirrored back: float32 (B, C, h, w) each."""
+    straight, mirrored = head(backbone(torch.cat([images, images.flip(-1)]))).float().chunk(2)
+    return straight, mirrored.flip(-1)
 
 
 def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -36,8 +36,7 @@ def cards(results: Mapping[str, Any]) -> list[Card]:
     headline = results["headline_clusters"]
     if results["labelled"]:
         found = []
-        crf = headline + "+crf"
-        for name in (headline, crf, "linear"):
+        for name in (headline, headline + "+crf", "linear", "linear+crf"):
             if name in results["measures"]:
                 entry = results["measures"][name]
                 value = f"{percent(entry['accuracy'])} / {percent(entry['miou'])}"
