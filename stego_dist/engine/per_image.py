@@ -47,16 +47,12 @@ class ImageCounts:
         places = [place for place, i in enumerate(ids) if i in self.wanted]
         if not places:
             return
-        cells = self.clusters * self.classes
-        pred = pred[places].long()
-        flat = pred * self.classes
-        counted = torch.ones_like(flat, dtype=torch.bool)
-        if labels is not None:
-            counted = labels[places] >= 0
-            flat = flat + labels[places].long()
-        flat = flat + cells * torch.arange(len(places), device=flat.device).view(-1, 1, 1)
-        found = torch.bincount(flat[counted], minlength=len(places) * cells).to(torch.int32)
-        matrices = found.view(len(places), self.clusters, self.classes).cpu().numpy()
+        columns = self.classes + 1  # the first one takes what has no label
+        cells = pred[places].long() * columns
+        cells += 1 if labels is None else labels[places].clamp(min=-1) + 1
+        cells += self.clusters * columns * torch.arange(len(places), device=cells.device).view(-1, 1, 1)
+        found = torch.bincount(cells.flatten(), minlength=len(places) * self.clusters * columns).to(torch.int32)
+        matrices = found.view(len(places), self.clusters, columns)[..., 1:].contiguous().cpu().numpy()
         self.counts.update(zip((ids[place] for place in places), matrices))
 
     def gathered(self, accelerator: Accelerator) -> dict[int, NDArray[np.int32]]:
