@@ -194,8 +194,8 @@ class EvalConfig(Section):
     crf_workers: Positive | None = None
     """Processes for the CRF per rank, on a CPU; none: one a core."""
     panels: Annotated[int, Field(ge=0)] = 8
-    """Pictures written: image, label, clusters in matched colours, linear probe; spread over the split, and with labels
-    a third as many of each of the best, median and worst images."""
+    """Pictures written: image, label, clusters in matched colours, linear probe, and what the CRF made of them; spread
+    over the split, and with labels a third as many of each of the best, median and worst images."""
     correspondences: Annotated[int, Field(ge=0)] = 32
     """Images whose correspondences are measured for the report, of evaluation and of training; 0: none."""
 

@@ -6,7 +6,7 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from stego_dist.crf.sparse import ROWS, make_sparse
+from stego_dist.crf.sparse import ROWS, Block, make_sparse
 
 
 def test_products_of_several_blocks():
@@ -23,6 +23,12 @@ def test_products_of_several_blocks():
     for block in matrix.blocks:
         block.add_product(out[block.rows], dense)
     np.testing.assert_allclose(out, 2 * (wanted @ dense.numpy()), atol=1e-5)
+    csr = torch.sparse_csr_tensor(*given, size=(rows, columns))
+    elsewhere = Block(slice(0, rows), *given, csr)  # as on other devices than the CPU
+    elsewhere.add_product(out, dense)
+    np.testing.assert_allclose(out, 3 * (wanted @ dense.numpy()), atol=1e-5)
+    elsewhere.put_product(out, dense)
+    np.testing.assert_allclose(out, wanted @ dense.numpy(), atol=1e-5)
     matrix.values.mul_(3)  # blocks see it
     matrix.put_product(out, dense)
     np.testing.assert_allclose(out, 3 * (wanted @ dense.numpy()), atol=1e-5)
