@@ -82,6 +82,7 @@ def calibrate(
     _check_spread(distributions)
     shares = {} if clusters is None else _same_cluster(torch.cat(some), clusters, loss.points**2, config.seed)
     chosen = choose_coefficients(Observed(distributions, clusters, shares))
+    by_hand = {kind: pair.shift for kind, pair in loss.pairs.items() if not isinstance(pair.shift, str)}
     edges, counts = histograms(distributions)
     return {
         "format": FORMAT,
@@ -103,6 +104,7 @@ def calibrate(
                 "mean": distribution.mean,
                 "quantiles": [distribution.quantile(share) for share in QUANTILES],
                 "same_cluster": shares.get(kind),
+                "above_configured": distribution.above(by_hand[kind]) if kind in by_hand else None,
                 "counts": counts[kind],
             }
             for kind, distribution in distributions.items()

@@ -1,4 +1,4 @@
-"""Published coefficients by name: the published numbers, what wins beside them, and the shipped files that name them."""
+"""Published coefficients by name: their numbers, what wins beside them, and the shipped files that name them."""
 
 from __future__ import annotations
 
