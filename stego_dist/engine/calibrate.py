@@ -48,8 +48,10 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.9, 0.95)
 """Quantiles of the correspondences that are recorded."""
 SPREAD = 1e-3
 """Correspondences that differ by less between their quantiles 1 % and 99 % count as equal."""
-POINTS, TRAINED, RESTARTS, ITERATIONS = 32, 20_000, 3, 25
-"""k-means over raw features: points of each sampled map, points trained on, runs, and iterations of each."""
+CLUSTERED, POINTS = 512, 32
+"""k-means over raw features: anchors whose pairs it looks at, and points of each of their sampled maps."""
+TRAINED, RESTARTS, ITERATIONS = 20_000, 3, 25
+"""Points that it is trained on, runs, and iterations of each."""
 LOGGED = 10
 """Last lines of metrics.jsonl over which an adaptive shift is averaged."""
 
@@ -71,13 +73,14 @@ def calibrate(
     loss, wanted = config.loss, config.loss.calibration_images
     distributions = {kind: Distribution() for kind in PAIRS}
     ids: list[int] = []
-    some = []
+    some: list[torch.Tensor] = []
     with console.progress("calibrating", -(-wanted // loss.group_size) * loss.group_size) as bar:
         for group in training_pairs(config, samples, table, features, first_step=0, anchors=wanted):
             for kind, distribution in distributions.items():
                 distribution.add(group.correspondences(kind, loss.centring))
             ids += group.ids.tolist()
-            some.append(group.feats[:, :, :POINTS].half())
+            if len(ids) <= CLUSTERED or not some:
+                some.append(group.feats[:, :, :POINTS].half())
             bar.advance(len(group.ids))
     _check_spread(distributions)
     shares = {} if clusters is None else _same_cluster(torch.cat(some), clusters, loss.points**2, config.seed)

@@ -59,15 +59,21 @@ def describe(asked: LossConfig, used: LossConfig) -> dict[str, Any]:
     `asked`: as configured; `used`: with what was calibrated, or followed, filled in as far as it is known.
     """
 
-    def origin(value: float | str) -> str:
-        return value if isinstance(value, str) else asked.preset or "configuration"
+    preset = LossConfig(preset=asked.preset) if asked.preset else None
+
+    def origin(kind: str, key: str) -> str:
+        value = getattr(asked.pairs[kind], key)
+        if isinstance(value, str):
+            return value
+        named = preset is not None and value == getattr(preset.pairs[kind], key)
+        return str(asked.preset) if named else "configuration"
 
     return {
         kind: {
             "weight": number(used.pairs[kind].weight),
             "shift": number(used.pairs[kind].shift),
-            "weight_from": origin(pair.weight),
-            "shift_from": origin(pair.shift),
+            "weight_from": origin(kind, "weight"),
+            "shift_from": origin(kind, "shift"),
         }
-        for kind, pair in asked.pairs.items()
+        for kind in asked.pairs
     }
