@@ -1,7 +1,8 @@
 """The pairs that training sees, outside of training: features of drawn batches where the loss samples them.
 
-Batches, neighbours, points and negatives are those of the steps asked for, without dropout; a function of the
-configuration, whatever the number of processes and workers. Out: correspondences of each kind of pairs, group by group.
+Batches, neighbours, points and negatives are those of the steps asked for. Without dropout, which lowers the cosines of
+different images' features by about its probability while training. A function of the configuration, whatever the
+number of processes and workers. Out: correspondences of each kind of pairs, group by group.
 """
 
 from __future__ import annotations

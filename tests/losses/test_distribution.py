@@ -26,13 +26,12 @@ def test_quantiles_means_and_shares_are_those_of_all_values(values):
     found = counted(values[:5000].reshape(10, 500), values[5000:])
     assert found.count == len(values) and found.mean == pytest.approx(values.mean(dtype=np.float64))
     for share in (0.0, 0.01, 0.35, 0.5, 0.65, 0.9, 0.99, 1.0):
-        assert found.quantile(share) == pytest.approx(np.quantile(values, share), abs=5 * WIDTH), (
-            share
-        )  # values may lie apart
+        wanted = np.quantile(values, share)  # between two values, which may lie apart in the tails
+        assert found.quantile(share) == pytest.approx(wanted, abs=5 * WIDTH), share
     for value in (-2.0, -1.0, 0.3, 0.4444, 1.2, 2.0):
         assert found.above(value) == pytest.approx((values > value).mean(), abs=1e-4), value
         if 0 < found.above(value) < 1:
-            assert found.quantile(1 - found.above(value)) == pytest.approx(value, abs=WIDTH)
+            assert found.quantile(1 - found.above(value)) == pytest.approx(value, abs=5 * WIDTH)
 
 
 def test_parts_in_any_order_are_the_same_to_the_bit(values):
