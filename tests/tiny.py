@@ -30,7 +30,7 @@ TREE: dict[str, Any] = {
         "options": {"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 2},
     },
     "head": {"code_dim": 6},
-    "loss": {"points": 3, "negatives": 2, "group_size": 4},
+    "loss": {"preset": "cocostuff27_vits8", "points": 3, "negatives": 2, "group_size": 4},
     "knn": {"k": 5, "positives": 3},
     "features": {"batch_size": 4},
     "train": {

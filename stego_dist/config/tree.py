@@ -1,7 +1,8 @@
 """Every setting, with its type, its default and what it means. Frozen; unknown keys are refused.
 
-The defaults are the published method on a single group of 16 images. What can be wrong only together is
-checked in `Config.impossible`, which collects all such errors into one report.
+The defaults are the published method on a single group of 16 images, with the loss's coefficients calibrated on the
+data instead of tuned. What can be wrong only together is checked in `Config.impossible`, which collects all such errors
+into one report.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from stego_dist.config.loss import LossConfig
 from stego_dist.config.section import Fraction, Positive, Section
 from stego_dist.config.train import TrainConfig
 
@@ -73,38 +75,6 @@ class HeadConfig(Section):
     """`nonlinear` as published, `linear` without the second branch, `none`: the code is the features."""
     dropout: Fraction = 0.1
     """Probability that a channel is dropped while training (Dropout2d), drawn afresh for each branch."""
-
-
-class PairConfig(Section):
-    """One of the three terms of the correspondence loss."""
-
-    weight: Annotated[float, Field(ge=0.0)]
-    """λ in the paper."""
-    shift: float
-    """b in the paper: correspondences above it attract, below it repel."""
-
-
-class LossConfig(Section):
-    """The correspondence loss (paper, equations 1 to 4)."""
-
-    self_pair: PairConfig = PairConfig(weight=0.67, shift=0.08)
-    """An image with itself (published: pos_intra)."""
-    knn_pair: PairConfig = PairConfig(weight=0.25, shift=0.02)
-    """An image with one of its nearest neighbours (published: pos_inter)."""
-    random_pair: PairConfig = PairConfig(weight=0.63, shift=0.66)
-    """An image with other images of its group (published: neg_inter)."""
-    points: Positive = 11
-    """S: S×S points are sampled in every image."""
-    negatives: Positive = 5
-    """Draws of other images for each anchor."""
-    centring: bool = True
-    """Subtract the mean over the other image's points from the correspondences (spatial centring)."""
-    clamp: Literal["zero", "none", "stabilised"] = "zero"
-    """Clamp of code correlations: at 0 from below, not at all, or to [0, 0.8]."""
-    group_size: Annotated[int, Field(ge=2)] = 16
-    """Images of a group: negatives and centring stay inside it, so ranks don't change the result."""
-    contrastive_crf_weight: Annotated[float, Field(ge=0.0)] = 0.0
-    """Weight of the contrastive CRF term (published: 0); needs images, hence train.features=online."""
 
 
 class FeaturesConfig(Section):
@@ -266,6 +236,6 @@ class Config(Section):
                 f"train.linear_points: {self.train.linear_points} rows and columns are more than the "
                 f"{self.data.resolution} that a training image has; leave it out to take every pixel."
             )
-        if not any(pair.weight for pair in (self.loss.self_pair, self.loss.knn_pair, self.loss.random_pair)):
+        if not any(pair.weight for pair in self.loss.pairs.values()):
             problems.append("loss: all three weights are 0, so nothing would be trained; set at least one above 0.")
         return problems

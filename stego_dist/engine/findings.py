@@ -33,7 +33,7 @@ ANCHORS, NEIGHBOURS = 6, 7
 """Training crops whose neighbours are shown, and neighbours of each."""
 CURVE = 200
 """Most points of a curve of training."""
-CURVES = ("loss/", "code_correlation/", "above_shift/", "val/")
+CURVES = ("loss/", "code_correlation/", "above_shift/", "shift/", "val/")
 """Beginnings of the names of what is drawn over steps."""
 
 

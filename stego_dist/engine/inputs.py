@@ -12,8 +12,8 @@ import torch
 from stego_dist import __version__
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
-from stego_dist.engine.step import LossSettings
-from stego_dist.errors import ConfigError
+from stego_dist.data.samples import ShardSamples
+from stego_dist.errors import ConfigError, UserError
 from stego_dist.features.store import FeatureStore
 from stego_dist.knn.table import KnnTable, chosen_method
 from stego_dist.models.backbone import Backbone
@@ -68,6 +68,15 @@ def cluster_count(config: Config, shard_set: ShardSet) -> int:
             "(for instance clusters.count=27)"
         )
     return count
+
+
+def check_enough(samples: ShardSamples) -> None:
+    """Raise UserError when there is nothing to compare."""
+    if len(samples) < 2:
+        raise UserError(
+            f"split {samples.split.name} of {samples.shard_set.root} has {len(samples)} sample; training "
+            "compares images and needs at least 2; build the shards with --crops five to get five from one image"
+        )
 
 
 def features_fingerprint(config: Config, shard_set: ShardSet, backbone: Backbone) -> Fingerprint:
@@ -153,17 +162,3 @@ def share_of_rank(config: Config, rank: int, ranks: int) -> tuple[range, range]:
     each = groups // ranks
     mine = range(rank * each, (rank + 1) * each)
     return range(mine.start * size, mine.stop * size), mine
-
-
-def loss_settings(config: Config) -> LossSettings:
-    """The coefficients that the training step takes."""
-    loss = config.loss
-    pairs = (loss.self_pair, loss.knn_pair, loss.random_pair)
-    weights, shifts = tuple(p.weight for p in pairs), tuple(p.shift for p in pairs)
-    return LossSettings(
-        (weights[0], weights[1], weights[2]),
-        (shifts[0], shifts[1], shifts[2]),
-        loss.centring,
-        loss.clamp,
-        loss.contrastive_crf_weight,
-    )

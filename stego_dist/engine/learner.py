@@ -1,6 +1,6 @@
 """What a rank learns with: its inputs, its share of every batch, the model, and the gradients of a step.
 
-1. open shards, table and features, refusing what does not belong together;
+1. open shards, table and features, refusing what does not belong together; calibrate the loss where it is `auto`;
 2. feed: this rank's groups of every global batch;
 3. gradients: batch → features → draws → loss → gradients, averaged over ranks, part by part;
 4. cluster: k-means over training codes, when training is over.
@@ -21,12 +21,14 @@ from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
+from stego_dist.engine.calibrate import calibrate, calibrated_for_training, calibration_fingerprint
 from stego_dist.engine.clusters import draw_codes, find_clusters_unless
+from stego_dist.engine.coefficients import loss_settings
 from stego_dist.engine.feed import Batch
 from stego_dist.engine.forward import Forward
 from stego_dist.engine.inputs import (
+    check_enough,
     features_fingerprint,
-    loss_settings,
     make_backbone,
     make_segmenter,
     open_table,
@@ -36,32 +38,44 @@ from stego_dist.engine.prefetch import prefetch
 from stego_dist.engine.setup import StopFlag, on_main_process
 from stego_dist.engine.step import TrainStep, parameter_groups
 from stego_dist.engine.supply import features_of, open_bank, open_feed
-from stego_dist.errors import UserError
+from stego_dist.rundir import RunDir
 
 
 class Learner:
     """Everything that the gradients of a step need; the loop around it is engine/train.py."""
 
-    def __init__(self, config: Config, accelerator: Accelerator) -> None:
+    config: Config
+    """With numbers in place of what was `auto` in the loss."""
+
+    def __init__(self, config: Config, accelerator: Accelerator, run: RunDir) -> None:
         self.config, self.accelerator = config, accelerator
         self.device = accelerator.device
         self.slots, self.groups = share_of_rank(config, accelerator.process_index, accelerator.num_processes)
         self.shard_set = shard_set = ShardSet.open(config.data.shards, config.data.storage)
         self.samples = ShardSamples(shard_set, config.data.train_split)
-        if len(self.samples) < 2:
-            raise UserError(
-                f"split {config.data.train_split} of {shard_set.root} has {len(self.samples)} sample; training "
-                "compares images and needs at least 2; build the shards with --crops five to get five from one image"
-            )
+        check_enough(self.samples)
         self.backbone = make_backbone(config).to(self.device)
         self.fingerprint = fingerprint = features_fingerprint(config, shard_set, self.backbone)
         self.table = open_table(config, fingerprint)
         self.bank = open_bank(config, fingerprint, self.device)
         self.segmenter = make_segmenter(config, self.backbone.dim, shard_set)
+        self.config = config = self._calibrated(run)
         step = TrainStep(self.segmenter, loss_settings(config))
         groups = parameter_groups(self.segmenter, config.train.lr_head, config.train.lr_probes)
         self.model, self.optimiser = accelerator.prepare(step.to(self.device), torch.optim.Adam(groups))
         self.forward = Forward(config, self.model, self.backbone, online=self.bank is None)
+
+    def _calibrated(self, run: RunDir) -> Config:
+        features = features_of(self.config, self.samples, self.backbone, self.bank, self.device)
+        clusters, fingerprint = self.segmenter.num_clusters, self.fingerprint
+
+        def compute() -> dict[str, Any]:
+            return calibrate(
+                self.config, self.samples, self.table, features, clusters=clusters, fingerprint=fingerprint
+            )
+
+        wanted = calibration_fingerprint(self.config, fingerprint, clusters)
+        return calibrated_for_training(self.config, run, self.accelerator, compute, wanted)
 
     def batches(self, first_step: int) -> Generator[Batch]:
         """This rank's share of the batches of steps first_step, first_step + 1, … on the device, without end."""

@@ -51,7 +51,7 @@ def prepare_run_dir(run: RunDir, config: Config, accelerator: Accelerator, resum
         if overwrite or not begun:
             for path in (run.checkpoints, run.panels, run.samples, run.tensorboard, run.profile):
                 shutil.rmtree(path, ignore_errors=True)
-            for path in (run.metrics, run.model, run.results, run.status):
+            for path in (run.metrics, run.model, run.results, run.status, run.calibration):
                 path.unlink(missing_ok=True)
         with atomic_path(run.config) as tmp:
             tmp.write_text(dump_config(config), "utf-8")

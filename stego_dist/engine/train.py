@@ -1,6 +1,6 @@
 """`train(config)`: what `accelerate launch -m stego_dist train CONFIG` runs on every rank.
 
-1. open shards, table and features, refusing what does not belong together;
+1. open shards, table and features, refusing what does not belong together; calibrate the loss where it is `auto`;
 2. resume from the newest whole checkpoint, or start from the seed;
 3. step: batch → features → draws → loss → gradients → agreement on finiteness and stopping → optimiser;
 4. every so often: numbers, validation, checkpoint;
@@ -24,6 +24,7 @@ from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.engine import checkpoint as ckpt
+from stego_dist.engine.coefficients import describe as describe_coefficients
 from stego_dist.engine.feed import Batch
 from stego_dist.engine.inputs import provenance
 from stego_dist.engine.learner import Learner
@@ -78,11 +79,12 @@ class Trainer:
         self, config: Config, run: RunDir, accelerator: Accelerator, stop: StopFlag, draw: Draw | None = None
     ) -> None:
         self.config, self.run, self.accelerator, self.stop, self.draw = config, run, accelerator, stop, draw
-        self.learner = learner = Learner(config, accelerator)
+        self.learner = learner = Learner(config, accelerator, run)
+        self.asked, self.config = config.loss, learner.config
         self.segmenter, self.optimiser = learner.segmenter, learner.optimiser
         self.validator = make_validator(config, accelerator, learner.backbone, self.segmenter, learner.shard_set)
         self.state = self._restore()
-        start_trackers(config, run, accelerator, self.state.step)
+        start_trackers(self.config, run, accelerator, self.state.step)
         if accelerator.is_main_process:
             write_json(run.provenance, provenance(learner.fingerprint))
         self._describe()
@@ -102,7 +104,10 @@ class Trainer:
         state = self.state
         selected = describe(self.config.train.select, state.selected, state.step)
         warnings = list(state.warnings.values())
-        return {"step": state.step, "skipped": state.skipped, "selected": selected, "warnings": warnings}
+        return {
+            "step": state.step, "skipped": state.skipped, "selected": selected, "warnings": warnings,
+            "coefficients": describe_coefficients(self.asked, self.config.loss),
+        }  # fmt: skip
 
     def run_to_end(self) -> int:
         """Train from where the run stands; returns the exit code."""
@@ -113,7 +118,7 @@ class Trainer:
                 training_view(total, done) as view,
                 profiled(self.run.profile, done, self.config.train.profile) as recorded,
             ):
-                self.monitor = Monitor(self.config, self.run, self.accelerator, self.state, view)
+                self.monitor = Monitor(self.config, self.run, self.accelerator, self.state, view, self.asked)
                 if done and self._validation_is_due() and self._validate(view):  # one that a signal cut short
                     self._save(view)
                 for batch, waited in _timed(self.learner.batches(done)) if done < total else ():

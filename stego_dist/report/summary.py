@@ -66,6 +66,8 @@ def facts(results: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tup
         ("Its weights", f"{results['weights']}{f' (sha256 {digest[:16]}…)' if digest else ''}"),
         ("Evaluated on", f"{results['images']:,} images of {results['dataset']}/{results['split']}, {', '.join(how)}"),
         ("Trained", f"{results['step']:,} steps with seed {results['seed']}"),
+        ("Shifts of the loss", _coefficients(results, "shift")),
+        ("Weights of the loss", _coefficients(results, "weight")),
         ("Weights chosen", selection(dict(results)) or "those of the last step"),
         ("Chosen by labels", "yes" if chosen.get("uses_labels") else "no"),
         ("Headline clusters", readable(results["headline_clusters"])),
@@ -75,6 +77,13 @@ def facts(results: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tup
         ("Device", str(provenance.get("device", "unknown"))),
     ]
     return [(term, text) for term, text in known if text]
+
+
+def _coefficients(results: Mapping[str, Any], what: str) -> str:
+    """Those of the three kinds of pairs, with where each comes from: "self 0.505 (auto), …"."""
+    entries = results.get("coefficients", {}).items()
+    numbers = {kind: "unknown" if entry[what] is None else f"{entry[what]:.4g}" for kind, entry in entries}
+    return ", ".join(f"{kind} {numbers[kind]} ({entry[f'{what}_from']})" for kind, entry in entries)
 
 
 def confusion_tables(results: Mapping[str, Any]) -> list[ConfusionTable]:
