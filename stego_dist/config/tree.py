@@ -133,6 +133,13 @@ class ClustersConfig(Section):
     """k-means runs; the one with the best objective is kept."""
     iterations: Positive = 50
     """Lloyd iterations of each run."""
+    feature_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """What the backbone's features count beside codes of length 1; 0: clusters of codes alone, as published. `auto`: 0
+    where codes form as many modes as there are clusters, up to 3 where they form fewer (engine/clusters.py)."""
+    balance: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = "auto"
+    """Points count density to the power of minus this, so that large classes don't take all clusters; 0: all the same.
+    `auto`: a third
+    of feature_weight, at most 1."""
 
 
 class EvalConfig(Section):

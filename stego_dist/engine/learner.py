@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
@@ -22,7 +23,7 @@ from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.calibrate import calibrate, calibrated_for_training, calibration_fingerprint
-from stego_dist.engine.clusters import draw_codes, find_clusters_unless
+from stego_dist.engine.clusters import draw_codes, find_run_clusters, find_unless
 from stego_dist.engine.coefficients import loss_settings
 from stego_dist.engine.feed import Batch
 from stego_dist.engine.forward import Forward
@@ -112,31 +113,36 @@ class Learner:
         scale: Tensor = self.accelerator.num_processes * self.config.train.accumulate / counted.clamp(min=1)
         return scale
 
-    def cluster(self, stop: StopFlag) -> float:
+    def cluster(self, stop: StopFlag) -> tuple[float, dict[str, Any]]:
         """Put k-means centres of training codes into the segmenter (on the main process).
 
-        Returns the largest cluster's share of the codes there, 0 on other ranks. Raises Stopped when `stop` is raised.
+        Returns there the largest cluster's share and how clusters were found, elsewhere 0 and nothing. Raises Stopped
+        when `stop` is raised.
         """
         console.say("clustering training codes by k-means")
         features = features_of(self.config, self.samples, self.backbone, self.bank, self.device)
         self.segmenter.eval()
-        codes = draw_codes(
-            self.config, self.accelerator, len(self.samples), features, self.segmenter.head,
+        head, share = self.segmenter.head, 0.0
+        drawn = draw_codes(
+            self.config, self.accelerator, len(self.samples), features, lambda feats: torch.cat([head(feats), feats], 1),
             check=lambda: stop.check(self.accelerator),
         )  # fmt: skip
-        share = 0.0
+        how: dict[str, Any] = {}
 
         def work() -> None:
             nonlocal share
-            centres = find_clusters_unless(lambda: stop.raised, self.config, codes, self.segmenter.num_clusters)
-            if centres is not None:
-                self.segmenter.kmeans.copy_(centres)
-                taken = (torch.from_numpy(codes) @ centres.T).argmax(1).bincount()
-                share = float(taken.max() / len(codes))
+            codes, feats = np.split(drawn, [head.code_dim], 1)
+            number = self.segmenter.num_clusters
+            found = find_unless(lambda: stop.raised, lambda: find_run_clusters(self.config, codes, feats, number))
+            if found is not None:
+                self.segmenter.set_kmeans(found.centres, found.feature_weight)
+                share = found.largest
+                how.update(found.record())
+                console.say(f"  {found}")
 
         on_main_process(self.accelerator, work)
         stop.check(self.accelerator)
-        return share
+        return share, how
 
 
 def _cut(batch: Batch, groups: range, parts: int) -> Iterator[tuple[Batch, range]]:

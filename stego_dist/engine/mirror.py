@@ -43,7 +43,7 @@ def mirror_counts(
     mine = evenly(len(samples), MIRRORED)[accelerator.process_index :: accelerator.num_processes]
     for _, images, _ in evaluation_views(config, samples, mine, crop=config.eval.crop):
         with training_precision(config, device):
-            codes = codes_of_both(backbone, segmenter.head, pad_to_multiple(images.to(device), backbone.stride))
+            codes = codes_of_both(backbone, segmenter.encode, pad_to_multiple(images.to(device), backbone.stride))
         for name, counts in joint.items():
             straight, mirrored = (segmenter.cosines(code, name).argmax(1) for code in codes)
             counts += confusion(straight, mirrored, count, count)

@@ -36,8 +36,8 @@ class Maps:
     code: Tensor
     scores: dict[str, Tensor]
     """float32 (B, K, H, W): class logits, or products of the code with unit centres."""
-    clusters: frozenset[str]
-    """Names of those that are clusters."""
+    clusters: Mapping[str, int]
+    """Names of those that are clusters, and how many channels of the code they read."""
     padded: tuple[int, int]
     """Size that the code belongs to, of which (H, W) is the upper left part."""
 
@@ -49,7 +49,7 @@ class Maps:
         """Published log-probabilities (B, K, H, W), the CRF's unary."""
         scores = self.scores[name]
         if name in self.clusters:
-            norm = resize_maps(self.code, self.padded).norm(dim=1, keepdim=True)
+            norm = resize_maps(self.code[:, : self.clusters[name]], self.padded).norm(dim=1, keepdim=True)
             scores = SHARPNESS * scores / norm[..., : scores.shape[2], : scores.shape[3]].clamp(min=1e-12)
         return scores.log_softmax(1)
 
@@ -65,7 +65,7 @@ def predict_images(
     """Maps of uint8 images (B, 3, H, W) of any size as the section `eval` says, at that size (see `predict_maps`)."""
     padded = pad_to_multiple(images, backbone.stride) if config.eval.crop == "none" else images
     with training_precision(config, images.device):
-        code = flip_averaged_code(backbone, segmenter.head, padded, config.eval.flip)
+        code = flip_averaged_code(backbone, segmenter.encode, padded, config.eval.flip)
     size = (images.shape[2], images.shape[3])
     return predict_maps(segmenter, code, size, clusters, more, (padded.shape[2], padded.shape[3]))
 
@@ -97,12 +97,13 @@ def predict_maps(
     if segmenter.linear is not None:
         readouts[LINEAR] = segmenter.linear
     readouts |= more or {}
-    scores, centred = {}, set()
+    scores: dict[str, Tensor] = {}
+    widths: dict[str, int] = {}
     for name, readout in readouts.items():
         if isinstance(readout, LinearProbe):
-            small = readout(code)
+            small = readout(code[:, : readout.conv.in_channels])
         else:
-            small = torch.einsum("bchw,kc->bkhw", code, F.normalize(readout, dim=1))
-            centred.add(name)
+            widths[name] = readout.shape[1]
+            small = torch.einsum("bchw,kc->bkhw", code[:, : widths[name]], F.normalize(readout, dim=1))
         scores[name] = resize_maps(small, padded)[..., : size[0], : size[1]]
-    return Maps(code, scores, frozenset(centred), padded)
+    return Maps(code, scores, widths, padded)

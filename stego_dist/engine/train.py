@@ -240,12 +240,13 @@ class Trainer:
         )
         if chosen["by"] == "last":
             state.selected = None
-        share = self.learner.cluster(self.stop)
+        share, clustering = self.learner.cluster(self.stop)
         self.monitor.finished(share)
 
         def save() -> None:
             try:
-                self.segmenter.save(self.run.model, step=chosen["step"], name=self.config.name, selected=chosen)
+                meta = {"step": chosen["step"], "name": self.config.name, "selected": chosen, "clustering": clustering}
+                self.segmenter.save(self.run.model, **meta)
                 self._write_status("done", 0)
             except (OSError, SafetensorError) as error:
                 raise UserError(f"could not write {self.run.model}: {error}; free space and resume") from None
