@@ -178,6 +178,10 @@ class EvalConfig(Section):
     """Images of one forward; no effect on results beyond rounding."""
     flip: bool = True
     """Average the codes of the image and of its mirror image."""
+    features: Literal["auto", "online", "bank"] = "auto"
+    """Where evaluation and validation have the backbone's features from: `bank`, what was kept when the bank was
+    computed; `online`, the backbone, and none are kept; `auto`: the bank where it holds them. Only centre crops are
+    kept. Results are equal up to float16."""
     clusters: Literal["kmeans", "learned"] = "kmeans"
     """Which clusters the headline number takes; both are always reported."""
     cluster_seeds: Positive = 1

@@ -15,6 +15,7 @@ from stego_dist.data.manifest import ShardSet
 from stego_dist.engine.step import LossSettings
 from stego_dist.errors import ConfigError
 from stego_dist.features.store import FeatureStore
+from stego_dist.features.views import Views
 from stego_dist.knn.table import KnnTable, chosen_method
 from stego_dist.models.backbone import Backbone
 from stego_dist.models.segmenter import Segmenter
@@ -75,6 +76,14 @@ def fingerprint_over(config: Config, shards: str, backbone: Backbone) -> Fingerp
         "data.train_split": config.data.train_split,
         "shards": shards,
         "data.resolution": config.data.resolution,
+        **_backbone_fields(config, backbone),
+        "features.descriptors": config.features.descriptors,
+    }
+
+
+def _backbone_fields(config: Config, backbone: Backbone) -> Fingerprint:
+    """What turns an image of some size into features."""
+    return {
         "data.image_resize": config.data.image_resize,
         "backbone.name": backbone.name,
         "backbone weights": backbone.weights_digest(),
@@ -83,8 +92,36 @@ def fingerprint_over(config: Config, shards: str, backbone: Backbone) -> Fingerp
         "backbone.stride": config.backbone.stride,
         "backbone.options": config.backbone.options or None,
         "features.precision": config.features.precision,
-        "features.descriptors": config.features.descriptors,
     }
+
+
+def views_fingerprint(config: Config, views: Views, shard_set: ShardSet, backbone: Backbone) -> Fingerprint:
+    """Everything that a view store depends on."""
+    return {
+        "split": views.split,
+        "shards": shard_set.split(views.split).fingerprint,
+        "resolution": views.resolution,
+        "crop": "centre",
+        "views": list(views.kinds),
+        "images": views.images,
+        **_backbone_fields(config, backbone),
+    }
+
+
+def views_dir(config: Config, views: Views) -> Path:
+    """Where a view store lies."""
+    return Path(config.features.dir) / "views" / views.name
+
+
+def evaluated_views(config: Config) -> list[Views]:
+    """What evaluation and validation look at: the evaluated split at each resolution, straight and mirrored.
+
+    None where the images keep sizes of their own (eval.crop=none), or nothing is to be kept (eval.features=online).
+    """
+    if config.eval.crop != "centre" or config.eval.features == "online":
+        return []
+    resolutions = dict.fromkeys((config.eval.resolution, *config.eval.more_resolutions))
+    return [Views(config.data.eval_split, resolution, ("straight", "mirrored")) for resolution in resolutions]
 
 
 def knn_fingerprint(config: Config, features: Fingerprint) -> Fingerprint:
