@@ -265,6 +265,11 @@ class Config(Section):
                 "loss.contrastive_crf_weight: the contrastive CRF term needs the images, which the bank does not "
                 "hold; set train.features=online or the weight to 0."
             )
+        if self.eval.features == "bank" and self.eval.crop == "none":
+            problems.append(
+                "eval.features: whole images (eval.crop=none) have sizes of their own and are not in the bank; set "
+                "eval.features=auto or eval.crop=centre."
+            )
         if (self.train.linear_points or 0) > self.data.resolution:
             problems.append(
                 f"train.linear_points: {self.train.linear_points} rows and columns are more than the "

@@ -29,11 +29,11 @@ from stego_dist.engine.per_image import ImageCounts, evenly
 from stego_dist.engine.predict import CLUSTERS, CONVERGED, LINEAR, Maps, Readouts, predict_maps
 from stego_dist.engine.refine import Refiner, make_refiner
 from stego_dist.engine.scoring import CRF, Tally, largest_clusters, score, shares
+from stego_dist.engine.seen import EvaluationFeatures, Seen
 from stego_dist.engine.step import signed_labels
-from stego_dist.engine.views import evaluation_views
 from stego_dist.metrics.matching import Matching
 from stego_dist.models.backbone import Backbone
-from stego_dist.models.segmenter import Segmenter, flip_averaged_code
+from stego_dist.models.segmenter import Segmenter, averaged_code
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def evaluate(
     names = [*clusters, *([LINEAR] if segmenter.linear is not None else []), *(more or {})]
     headline = e.clusters if e.clusters in clusters else clusters[0]
     refined = _refined_names(e.crf, headline, names) if samples.split.labelled else []
-    predictor = _Predictor(config, accelerator, segmenter, backbone, clusters, more or {})
+    predictor = _Predictor(config, accelerator, segmenter, clusters, more or {})
     pictured = set(evenly(len(samples), e.panels))
     evaluation = Evaluation(
         {
@@ -112,14 +112,16 @@ def evaluate(
         first = resolution == e.resolution
         tally = Tally(segmenter, shard_set.num_classes if samples.split.labelled else None, accelerator.device, more)
         refiner = make_refiner(e, accelerator.device) if refined else None
+        source = EvaluationFeatures(config, samples, backbone, accelerator.device, resolution, e.crop)
         console.say(
             f"{title}: {len(samples)} images of {shard_set.root} ({samples.split.name}), {resolution} pixels"
             f"{', whole images' if e.crop == 'none' else ''}{', flip-averaged' if e.flip else ''}"
+            f"{', features from the bank' if source.store is not None else ''}"
             f"{', CRF on ' + ' and '.join(refined) if refined else ''}"
         )
         single = ImageCounts(len(samples), tally.rows[headline], tally.num_classes) if first else None
         panels = predictor.count(
-            samples, resolution, tally, refined, refiner, pictured if first else set(), single, headline, title
+            samples, source, tally, refined, refiner, pictured if first else set(), single, headline, title
         )
         beside = [kind for name in names for kind in ([name, name + CRF] if name in refined else [name])]
         counts = tally.summed(accelerator, beside)
@@ -156,14 +158,13 @@ class _Predictor:
     config: Config
     accelerator: Accelerator
     segmenter: Segmenter
-    backbone: Backbone
     clusters: tuple[str, ...]
     more: Readouts
 
     def count(
         self,
         samples: ShardSamples,
-        resolution: int,
+        source: EvaluationFeatures,
         tally: Tally,
         refined: list[str],
         refiner: Refiner | None,
@@ -181,25 +182,24 @@ class _Predictor:
         panels: dict[int, Panel] = {}
         try:
             with console.progress(title, len(mine)) as bar:
-                for ids, images, labels in evaluation_views(
-                    self.config, samples, mine, resolution, self.config.eval.crop
-                ):
-                    images = images.to(self.accelerator.device)
-                    maps = self.maps(images)
-                    signed = None if labels is None else signed_labels(labels.to(self.accelerator.device))
+                wanted = range(len(samples)) if refiner is not None else pictured
+                for seen in source.batches(mine, mirrored=self.config.eval.flip, images=wanted):
+                    maps = self.maps(seen)
+                    signed = None if seen.labels is None else signed_labels(seen.labels.to(self.accelerator.device))
                     winners = {name: maps.argmax(name) for name in maps.scores}
                     for name, winner in winners.items():
                         tally.add(name, winner, signed)
                     if single is not None:
-                        single.add(ids, winners[headline], signed)
+                        single.add(seen.ids, winners[headline], signed)
                     if refiner is not None and signed is not None:
+                        images = torch.stack([seen.images[i] for i in seen.ids]).to(self.accelerator.device)
                         refiner.submit(images, {name: maps.log_probs(name) for name in refined}, signed)
                         _add(tally, refiner, everything=False)
-                    for place, i in enumerate(ids):
+                    for place, i in enumerate(seen.ids):
                         if i in pictured:
                             shown = {name: winner for name, winner in winners.items() if name not in self.more}
-                            panels[i] = make_panel(samples.name(i), images[place], signed, shown, place)
-                    bar.advance(len(ids))
+                            panels[i] = make_panel(samples.name(i), seen.images[i], signed, shown, place)
+                    bar.advance(len(seen.ids))
             if refiner is not None:
                 console.say(f"{title}: waiting for the last images of the CRF")
                 _add(tally, refiner, everything=True)
@@ -210,24 +210,12 @@ class _Predictor:
             panels = {i: panel for part in gather_object([panels]) for i, panel in part.items()}
         return [panels[i] for i in sorted(panels)]
 
-    def maps(self, images: Tensor) -> Maps:
-        """Predictions for uint8 images (B, 3, H, W) of any size."""
-        height, width = images.shape[2:]
-        padded = pad_to_multiple(images, self.backbone.stride) if self.config.eval.crop == "none" else images
+    def maps(self, seen: Seen) -> Maps:
+        """Predictions for a batch."""
         dtype = AUTOCAST[self.config.train.precision]
-        with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
-            code = flip_averaged_code(self.backbone, self.segmenter.head, padded, self.config.eval.flip)
-        size = (padded.shape[2], padded.shape[3])
-        return predict_maps(self.segmenter, code, (height, width), self.clusters, self.more, size)
-
-
-def pad_to_multiple(images: Tensor, stride: int) -> Tensor:
-    """Images (B, 3, H, W) with their last row and column repeated until both sides are multiples of `stride`."""
-    for dim in (2, 3):
-        size = images.shape[dim]
-        places = torch.arange(size + -size % stride, device=images.device).clamp(max=size - 1)
-        images = images.index_select(dim, places)
-    return images
+        with torch.autocast(seen.feats.device.type, dtype, enabled=dtype is not None):
+            code = averaged_code(self.segmenter.head, seen.feats, self.config.eval.flip)
+        return predict_maps(self.segmenter, code, seen.size, self.clusters, self.more, seen.padded)
 
 
 def _add(tally: Tally, refiner: Refiner, *, everything: bool) -> None:

@@ -19,11 +19,11 @@ from stego_dist.engine.evaluate import Evaluation, Panel, make_panel
 from stego_dist.engine.inputs import AUTOCAST
 from stego_dist.engine.per_image import RANKS, choose, evenly, image_scores, largest_in, quantiles
 from stego_dist.engine.predict import CLUSTERS, predict_maps
+from stego_dist.engine.seen import EvaluationFeatures
 from stego_dist.engine.step import signed_labels
-from stego_dist.engine.views import evaluation_views
 from stego_dist.metrics.confusion import Matrix, confusion
 from stego_dist.models.backbone import Backbone
-from stego_dist.models.segmenter import Segmenter, flip_averaged_code
+from stego_dist.models.segmenter import Segmenter, averaged_code
 
 EXAMPLES, SHOWN_CLUSTERS = 4, 64
 """Images of a cluster's contact sheet, and clusters that have one, the largest first."""
@@ -37,7 +37,8 @@ class Gallery:
         self, config: Config, samples: ShardSamples, backbone: Backbone, segmenter: Segmenter, device: torch.device
     ) -> None:
         self.config, self.samples, self.device = config, samples, device
-        self.backbone, self.segmenter = backbone, segmenter
+        self.segmenter = segmenter
+        self.source = EvaluationFeatures(config, samples, backbone, device)
 
     def add_ranked(self, evaluation: Evaluation) -> dict[str, Any]:
         """Put panels of the best, median and worst images before those that are there; returns what they score.
@@ -90,14 +91,14 @@ class Gallery:
     def panels(self, ids: Sequence[int]) -> dict[int, Panel]:
         """Panels of images by their numbers."""
         found, flip = {}, self.config.eval.flip
-        for batch, images, labels in evaluation_views(self.config, self.samples, ids):
+        for seen in self.source.batches(ids, mirrored=flip, images=ids):
             with self._precision():
-                code = flip_averaged_code(self.backbone, self.segmenter.head, images.to(self.device), flip)
-            maps = predict_maps(self.segmenter, code, (images.shape[2], images.shape[3]), CLUSTERS)
+                code = averaged_code(self.segmenter.head, seen.feats, flip)
+            maps = predict_maps(self.segmenter, code, seen.size, CLUSTERS)
             winners = {name: maps.argmax(name) for name in maps.scores}
-            signed = None if labels is None else signed_labels(labels)
-            for place, i in enumerate(batch):
-                found[i] = make_panel(self.samples.name(i), images[place], signed, winners, place)
+            signed = None if seen.labels is None else signed_labels(seen.labels)
+            for place, i in enumerate(seen.ids):
+                found[i] = make_panel(self.samples.name(i), seen.images[i], signed, winners, place)
         return found
 
     @torch.no_grad()
@@ -110,12 +111,10 @@ class Gallery:
         count = self.segmenter.num_clusters
         joint: Matrix = np.zeros((count, count), np.int64)
         ids = evenly(len(self.samples), STABILITY_IMAGES)
-        for _, images, _ in evaluation_views(self.config, self.samples, ids):
-            x = images.to(self.device)
+        for seen in self.source.batches(ids, mirrored=True):
             with self._precision():
-                straight = self.segmenter.head(self.backbone(x))
-                mirrored = self.segmenter.head(self.backbone(x.flip(-1))).flip(-1)
-            maps = [self.segmenter.cosines(code.float(), clusters).argmax(1) for code in (straight, mirrored)]
+                straight, mirrored = self.segmenter.head(seen.feats).float().chunk(2)
+            maps = [self.segmenter.cosines(code, clusters).argmax(1) for code in (straight, mirrored.flip(-1))]
             joint += confusion(maps[0], maps[1], count, count).cpu().numpy()
         union = joint.sum(0) + joint.sum(1) - np.diag(joint)
         return {

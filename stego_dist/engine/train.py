@@ -24,7 +24,6 @@ from torch import Tensor
 from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
-from stego_dist.engine import checkpoint as ckpt
 from stego_dist.engine.feed import Batch
 from stego_dist.engine.inputs import provenance
 from stego_dist.engine.learner import Learner
@@ -32,13 +31,13 @@ from stego_dist.engine.live import View, training_view
 from stego_dist.engine.monitor import REMEDY, Monitor
 from stego_dist.engine.profile import profiled
 from stego_dist.engine.record import explained, prepare_run_dir, record_failure
+from stego_dist.engine.saving import restore_run, save_run
 from stego_dist.engine.selection import better, describe, load_selected
 from stego_dist.engine.setup import StopFlag, Stopped, agreed, make_accelerator, on_main_process, stop_on_signals
-from stego_dist.engine.state import RunState
 from stego_dist.engine.trackers import start_trackers
 from stego_dist.engine.validate import Validation, make_validator
 from stego_dist.errors import UserError
-from stego_dist.rundir import RunDir, drop_metrics_after, write_json, writing_to
+from stego_dist.rundir import RunDir, write_json, writing_to
 
 SAVED = 75
 """Exit code: saved, to be resumed."""
@@ -117,7 +116,7 @@ class Trainer:
         self.learner = learner = Learner(config, accelerator)
         self.segmenter, self.optimiser = learner.segmenter, learner.optimiser
         self.validator = make_validator(config, accelerator, learner.backbone, self.segmenter, learner.shard_set)
-        self.state = self._restore()
+        self.state = restore_run(run, accelerator, self.segmenter, self.optimiser)
         start_trackers(config, run, accelerator, self.state.step)
         if accelerator.is_main_process:
             write_json(run.provenance, provenance(learner.fingerprint))
@@ -248,35 +247,11 @@ class Trainer:
 
     def _save(self, view: View) -> None:
         def save() -> None:
-            t, state, scaler = self.config.train, self.state, self.accelerator.scaler
-            extra = {
-                "run": state.to_json(),
-                "processes": self.accelerator.num_processes,
-                "scaler": scaler.state_dict() if scaler is not None else None,
-            }
-            optimiser = ckpt.flatten_optimiser(self.optimiser)
-            selected = state.selected.step if state.selected else None
-            saved = ckpt.Checkpoint(state.step, self.segmenter.state_dict(), optimiser, extra)
-            path = ckpt.save(self.run.checkpoints, saved, t.keep_checkpoints, also=selected)
+            path = save_run(self.config, self.run, self.accelerator, self.segmenter, self.optimiser, self.state)
             view.note("checkpoint", str(path))
             self._write_status("running", None)
 
         on_main_process(self.accelerator, save)
-
-    def _restore(self) -> RunState:
-        saved = ckpt.load_newest(self.run.checkpoints)
-        if saved is None:
-            return RunState()
-        self.segmenter.load_state_dict(saved.model)
-        ckpt.restore_optimiser(self.optimiser, saved.optimiser)
-        if self.accelerator.scaler is not None and saved.extra["scaler"]:
-            self.accelerator.scaler.load_state_dict(saved.extra["scaler"])
-        if self.accelerator.is_main_process:
-            drop_metrics_after(self.run.metrics, saved.step)
-        before, now = saved.extra["processes"], self.accelerator.num_processes
-        what = f"{self.run.root}, a run of {before} process(es), on {now}" if before != now else f"{self.run.root}"
-        console.say(f"resuming {what} after step {saved.step}")
-        return RunState.from_json(saved.step, saved.extra["run"])
 
     def _write_status(self, state: str, exit_code: int | None) -> None:
         if self.accelerator.is_main_process:

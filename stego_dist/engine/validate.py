@@ -1,6 +1,6 @@
 """Validation while training: a few evaluation images, always the same ones; seconds, not minutes.
 
-1. once: a rank takes every n-th image; the backbone's features of it and of its mirror image are kept (float16);
+1. once: a rank takes every n-th image and keeps the features of it and of its mirror image (float16);
 2. each time: codes by the head as it is, counts of learned clusters and linear probe against labels, clusters of the
    image against those of its mirror image, moments of the codes; summed over ranks;
 3. out: numbers named val/…, and panels of some of the images.
@@ -27,8 +27,8 @@ from stego_dist.engine.evaluate import Panel, make_panel
 from stego_dist.engine.inputs import AUTOCAST
 from stego_dist.engine.per_image import evenly
 from stego_dist.engine.predict import LINEAR, predict_maps
+from stego_dist.engine.seen import EvaluationFeatures
 from stego_dist.engine.step import signed_labels
-from stego_dist.engine.views import evaluation_views
 from stego_dist.errors import ConfigError, UserError
 from stego_dist.metrics.confusion import confusion, scores
 from stego_dist.metrics.label_free import code_moments, label_free_score, mutual_information, self_random_gap
@@ -95,12 +95,13 @@ class Validator:
     def __init__(
         self, config: Config, accelerator: Accelerator, backbone: Backbone, segmenter: Segmenter, shard_set: ShardSet
     ) -> None:
-        self.config, self.accelerator, self.backbone, self.segmenter = config, accelerator, backbone, segmenter
+        self.config, self.accelerator, self.segmenter = config, accelerator, segmenter
         backbone.check_resolution("eval.resolution", config.eval.resolution)
         self.num_classes = shard_set.num_classes
         self.samples = ShardSamples(shard_set, config.data.eval_split)
         self.ids = evenly(len(self.samples), config.train.validate_images)
         self.pictured = {self.ids[place] for place in evenly(len(self.ids), config.train.panels)}
+        self.source = EvaluationFeatures(config, self.samples, backbone, accelerator.device)
         self._kept: list[_Kept | None] = []
 
     @torch.no_grad()
@@ -153,21 +154,17 @@ class Validator:
         """The share of this rank, as many batches as the longest share has."""
         ranks, size = self.accelerator.num_processes, self.config.eval.batch_size
         mine = self.ids[self.accelerator.process_index :: ranks]
-        views = evaluation_views(self.config, self.samples, mine)
+        batches = self.source.batches(mine, mirrored=True, images=self.pictured)
         read: list[_Kept | None] = []
-        dtype = AUTOCAST[self.config.train.precision]
         for _ in range(0, -(-len(self.ids) // ranks), size):
             check()
-            batch = next(views, None)
-            if batch is None:
+            seen = next(batches, None)
+            if seen is None:
                 read.append(None)
                 continue
-            ids, images, labels = batch
-            on_device = images.to(self.accelerator.device)
-            with torch.autocast(on_device.device.type, dtype, enabled=dtype is not None):
-                feats = torch.cat([self.backbone(on_device), self.backbone(on_device.flip(-1))])
-            pictured = {place: images[place] for place, i in enumerate(ids) if i in self.pictured}
-            read.append(_Kept(ids, None if labels is None else signed_labels(labels), feats.half().cpu(), pictured))
+            images = {place: seen.images[i] for place, i in enumerate(seen.ids) if i in seen.images}
+            labels = None if seen.labels is None else signed_labels(seen.labels)
+            read.append(_Kept(seen.ids, labels, seen.feats.half().cpu(), images))
         return read
 
     def _codes(self, feats: Tensor) -> tuple[Tensor, Tensor]:

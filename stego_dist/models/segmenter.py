@@ -13,7 +13,6 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from stego_dist.errors import UserError
-from stego_dist.models.backbone import Backbone
 from stego_dist.models.head import Head, Projection
 from stego_dist.models.probes import ClusterProbe, LinearProbe, cosine_to
 from stego_dist.rundir import atomic_path
@@ -95,15 +94,14 @@ class Segmenter(nn.Module):
 
 
 @torch.no_grad()
-def flip_averaged_code(backbone: Backbone, head: Head, images: Tensor, flip: bool = True) -> Tensor:
-    """½(code(x) + unflip(code(flip x))) of uint8 images (B, 3, H, W), or code(x): float32 (B, C, h, w)."""
-    if not flip:
-        code: Tensor = head(backbone(images)).float()
-        return code
-    both = head(backbone(torch.cat([images, images.flip(-1)]))).float()
-    straight, mirrored = both.chunk(2)
-    averaged: Tensor = (straight + mirrored.flip(-1)) / 2
-    return averaged
+def averaged_code(head: Head, feats: Tensor, flip: bool = True) -> Tensor:
+    """Codes float32 (B, C, h, w) of features (B, D, h, w); with `flip`, ½(code(x) + unflip(code(flip x))) of features
+    (2B, D, h, w) of images and then of their mirror images."""
+    code: Tensor = head(feats).float()
+    if flip:
+        straight, mirrored = code.chunk(2)
+        code = (straight + mirrored.flip(-1)) / 2
+    return code
 
 
 def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:
