@@ -25,6 +25,7 @@ from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.inputs import AUTOCAST
+from stego_dist.engine.opened import Opened
 from stego_dist.engine.per_image import ImageCounts, evenly
 from stego_dist.engine.predict import CLUSTERS, CONVERGED, LINEAR, Maps, Readouts, predict_maps
 from stego_dist.engine.refine import Refiner, make_refiner
@@ -73,16 +74,17 @@ def evaluate(
     clusters: tuple[str, ...] = CLUSTERS,
     more: Readouts | None = None,
     title: str = "eval",
+    opened: Opened | None = None,
 ) -> Evaluation:
     """Evaluate on data.eval_split.
 
     clusters: which centres of the segmenter hold something ("kmeans", "learned"); more: what else is read out of its
-    codes. Every rank calls it; the full result is on the main process. Raises UserError for unreadable samples and a
-    resolution that does not fit the backbone.
+    codes; opened: what is open already. Every rank calls it; the full result is on the main process. Raises UserError
+    for unreadable samples and a resolution that does not fit the backbone.
     """
     start, e = time.perf_counter(), config.eval
-    shard_set = ShardSet.open(config.data.shards, config.data.storage)
-    samples = ShardSamples(shard_set, config.data.eval_split)
+    shard_set = opened.shard_set if opened else ShardSet.open(config.data.shards, config.data.storage)
+    samples = opened.evaluated if opened else ShardSamples(shard_set, config.data.eval_split)
     names = [*clusters, *([LINEAR] if segmenter.linear is not None else []), *(more or {})]
     headline = e.clusters if e.clusters in clusters else clusters[0]
     refined = _refined_names(e.crf, headline, names) if samples.split.labelled else []
@@ -112,7 +114,7 @@ def evaluate(
         first = resolution == e.resolution
         tally = Tally(segmenter, shard_set.num_classes if samples.split.labelled else None, accelerator.device, more)
         refiner = make_refiner(e, accelerator.device) if refined else None
-        source = EvaluationFeatures(config, samples, backbone, accelerator.device, resolution, e.crop)
+        source = EvaluationFeatures(config, samples, backbone, accelerator.device, resolution, e.crop, opened)
         console.say(
             f"{title}: {len(samples)} images of {shard_set.root} ({samples.split.name}), {resolution} pixels"
             f"{', whole images' if e.crop == 'none' else ''}{', flip-averaged' if e.flip else ''}"

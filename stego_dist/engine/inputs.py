@@ -9,19 +9,20 @@ from typing import Any
 import timm
 import torch
 
-from stego_dist import __version__
+from stego_dist import __version__, console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.engine.step import LossSettings
-from stego_dist.errors import ConfigError
+from stego_dist.errors import ConfigError, StaleInputError
 from stego_dist.features.store import FeatureStore
-from stego_dist.features.views import Views
+from stego_dist.features.views import Views, ViewStore
 from stego_dist.knn.table import KnnTable, chosen_method
 from stego_dist.models.backbone import Backbone
 from stego_dist.models.segmenter import Segmenter
 from stego_dist.rundir import Fingerprint, code_revision
 
 REMEDY = "Build it with: stego-dist knn build CONFIG (add --overwrite to replace one made from something else)"
+VIEWS_REMEDY = "Compute them again with: stego-dist features CONFIG --overwrite."
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -155,6 +156,27 @@ def open_store(config: Config, fingerprint: Fingerprint) -> FeatureStore:
 def open_table(config: Config, fingerprint: Fingerprint) -> KnnTable:
     """The neighbour table that the configuration names; refused when its inputs differ."""
     return KnnTable(knn_dir(config), knn_fingerprint(config, fingerprint), REMEDY)
+
+
+def open_views(config: Config, shard_set: ShardSet, backbone: Backbone, resolution: int) -> ViewStore | None:
+    """What was kept of the evaluated images at a resolution; None: the backbone computes it.
+
+    With eval.features=auto that is where nothing was kept, or only of another input, which is said. With
+    eval.features=bank both are refused (UserError, StaleInputError).
+    """
+    views = next((views for views in evaluated_views(config) if views.resolution == resolution), None)
+    if views is None:
+        return None
+    root, insist = views_dir(config, views), config.eval.features == "bank"
+    if not insist and not (root / "manifest.json").exists():
+        return None
+    try:
+        return ViewStore(root, views_fingerprint(config, views, shard_set, backbone), VIEWS_REMEDY)
+    except StaleInputError as error:
+        if insist:
+            raise
+        console.say(f"{error} Until then the backbone computes them.")
+        return None
 
 
 def provenance(inputs: Fingerprint) -> dict[str, Any]:

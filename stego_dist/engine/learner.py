@@ -19,44 +19,38 @@ from torch import Tensor
 
 from stego_dist import console
 from stego_dist.config import Config
-from stego_dist.data.manifest import ShardSet
-from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.clusters import draw_codes, find_clusters_unless
 from stego_dist.engine.feed import Batch
 from stego_dist.engine.forward import Forward
 from stego_dist.engine.inputs import (
-    features_fingerprint,
     loss_settings,
-    make_backbone,
     make_segmenter,
-    open_table,
     share_of_rank,
 )
+from stego_dist.engine.opened import Opened
 from stego_dist.engine.prefetch import prefetch
 from stego_dist.engine.setup import StopFlag, on_main_process
 from stego_dist.engine.step import TrainStep, parameter_groups
-from stego_dist.engine.supply import features_of, open_bank, open_feed
+from stego_dist.engine.supply import features_of, open_feed
 from stego_dist.errors import UserError
 
 
 class Learner:
     """Everything that the gradients of a step need; the loop around it is engine/train.py."""
 
-    def __init__(self, config: Config, accelerator: Accelerator) -> None:
+    def __init__(self, config: Config, accelerator: Accelerator, opened: Opened) -> None:
         self.config, self.accelerator = config, accelerator
         self.device = accelerator.device
         self.slots, self.groups = share_of_rank(config, accelerator.process_index, accelerator.num_processes)
-        self.shard_set = shard_set = ShardSet.open(config.data.shards, config.data.storage)
-        self.samples = ShardSamples(shard_set, config.data.train_split)
+        self.shard_set = shard_set = opened.shard_set
+        self.samples = opened.training
         if len(self.samples) < 2:
             raise UserError(
                 f"split {config.data.train_split} of {shard_set.root} has {len(self.samples)} sample; training "
                 "compares images and needs at least 2; build the shards with --crops five to get five from one image"
             )
-        self.backbone = make_backbone(config).to(self.device)
-        self.fingerprint = fingerprint = features_fingerprint(config, shard_set, self.backbone)
-        self.table = open_table(config, fingerprint)
-        self.bank = open_bank(config, fingerprint, self.device)
+        self.backbone, self.fingerprint = opened.backbone, opened.fingerprint
+        self.table, self.bank = opened.table, opened.bank
         self.segmenter = make_segmenter(config, self.backbone.dim, shard_set)
         step = TrainStep(self.segmenter, loss_settings(config))
         groups = parameter_groups(self.segmenter, config.train.lr_head, config.train.lr_probes)

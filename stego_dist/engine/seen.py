@@ -1,4 +1,4 @@
-"""Where evaluation and validation have features from: the backbone, or what was kept. The one place that decides.
+"""Where evaluation and validation have features from: the backbone, or what was kept. The one place that reads either.
 
 In: images of the evaluated split, by number. Out: batches of features of them and, where they are wanted, of their
 mirror images, with labels and images at the evaluation's size.
@@ -13,17 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.samples import ShardSamples
 from stego_dist.data.transforms import Crop
-from stego_dist.engine.inputs import AUTOCAST, evaluated_views, views_dir, views_fingerprint
+from stego_dist.engine.inputs import AUTOCAST, open_views
+from stego_dist.engine.opened import Opened
 from stego_dist.engine.views import evaluation_views
-from stego_dist.errors import StaleInputError
-from stego_dist.features.views import ViewStore
 from stego_dist.models.backbone import Backbone
-
-REMEDY = "Compute it again with: stego-dist features CONFIG --overwrite, or run the backbone with eval.features=online"
 
 
 @dataclass(frozen=True)
@@ -43,9 +39,10 @@ class Seen:
 
 
 class EvaluationFeatures:
-    """Features of images of the evaluated split at a resolution (eval.resolution, cut by `crop`).
+    """Features of images of the evaluated split at a resolution (eval.resolution), cut by `crop`.
 
-    Raises UserError with eval.features=bank where they were not kept, StaleInputError where they are another input's.
+    opened: what is open already. Raises UserError with eval.features=bank where they were not kept, StaleInputError
+    where they are another input's.
     """
 
     def __init__(
@@ -56,10 +53,16 @@ class EvaluationFeatures:
         device: torch.device,
         resolution: int | None = None,
         crop: Crop = "centre",
+        opened: Opened | None = None,
     ) -> None:
         self.config, self.samples, self.backbone, self.device = config, samples, backbone, device
         self.resolution, self.crop = resolution or config.eval.resolution, crop
-        self.store = _open(config, samples, backbone, self.resolution) if crop == "centre" else None
+        if crop == "none":
+            self.store = None
+        elif opened is not None:
+            self.store = opened.views(self.resolution)
+        else:
+            self.store = open_views(config, samples.shard_set, backbone, self.resolution)
 
     def batches(self, ids: Sequence[int], *, mirrored: bool, images: Collection[int] = ()) -> Iterator[Seen]:
         """These images in batches of at most eval.batch_size; `images`: those that are themselves wanted.
@@ -96,24 +99,6 @@ class EvaluationFeatures:
                 feats = self.backbone(torch.cat([x, x.flip(-1)]) if mirrored else x)
             wanted = {i: picture for i, picture in zip(some, pictures) if i in images}
             yield Seen(some, feats, labels, wanted, (pictures.shape[2], pictures.shape[3]), (x.shape[2], x.shape[3]))
-
-
-def _open(config: Config, samples: ShardSamples, backbone: Backbone, resolution: int) -> ViewStore | None:
-    """The store as eval.features says; None: the backbone computes."""
-    views = next((views for views in evaluated_views(config) if views.resolution == resolution), None)
-    if views is None:
-        return None
-    root = views_dir(config, views)
-    if config.eval.features == "auto" and not (root / "manifest.json").exists():
-        return None
-    try:
-        store = ViewStore(root, views_fingerprint(config, views, samples.shard_set, backbone), REMEDY)
-    except StaleInputError as error:
-        if config.eval.features == "bank":
-            raise
-        console.say(f"{error}\nThe backbone computes them.")
-        return None
-    return store
 
 
 def pad_to_multiple(images: Tensor, stride: int) -> Tensor:

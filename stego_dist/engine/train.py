@@ -29,6 +29,7 @@ from stego_dist.engine.inputs import provenance
 from stego_dist.engine.learner import Learner
 from stego_dist.engine.live import View, training_view
 from stego_dist.engine.monitor import REMEDY, Monitor
+from stego_dist.engine.opened import Opened
 from stego_dist.engine.profile import profiled
 from stego_dist.engine.record import explained, prepare_run_dir, record_failure
 from stego_dist.engine.saving import restore_run, save_run
@@ -75,8 +76,9 @@ def train_on(
     overwrite: bool = False,
     draw: Draw | None = None,
     report: Report | None = None,
+    opened: Opened | None = None,
 ) -> Trained:
-    """`train` with an Accelerator that is there, whose trackers it ends.
+    """`train` with an Accelerator that is there, whose trackers it ends, and what is open already.
 
     `report` is called on the main process once what a validation found is recorded. An error of its own stops the run,
     which is saved ("stopped" in status.json), and comes through as it is.
@@ -87,7 +89,8 @@ def train_on(
         try:
             prepare_run_dir(run, config, accelerator, resume, overwrite)
             try:
-                trainer = Trainer(config, run, accelerator, stop, draw, report)
+                opened = opened or Opened(config, accelerator.device)
+                trainer = Trainer(config, run, accelerator, stop, opened, draw, report)
                 code = trainer.run_to_end()
                 return Trained(code, trainer.monitor.seconds)
             except BaseException as error:
@@ -106,16 +109,16 @@ class Trainer:
     """Everything a rank holds while it trains."""
 
     def __init__(
-        self, config: Config, run: RunDir, accelerator: Accelerator, stop: StopFlag, draw: Draw | None,
+        self, config: Config, run: RunDir, accelerator: Accelerator, stop: StopFlag, opened: Opened, draw: Draw | None,
         report: Report | None,
     ) -> None:  # fmt: skip
         self.config, self.run, self.accelerator, self.stop = config, run, accelerator, stop
         self.draw, self.report = draw, report
         self.told_to_stop: BaseException | None = None
         """What `report` raised."""
-        self.learner = learner = Learner(config, accelerator)
+        self.learner = learner = Learner(config, accelerator, opened)
         self.segmenter, self.optimiser = learner.segmenter, learner.optimiser
-        self.validator = make_validator(config, accelerator, learner.backbone, self.segmenter, learner.shard_set)
+        self.validator = make_validator(config, accelerator, self.segmenter, opened)
         self.state = restore_run(run, accelerator, self.segmenter, self.optimiser)
         start_trackers(config, run, accelerator, self.state.step)
         if accelerator.is_main_process:

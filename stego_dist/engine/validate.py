@@ -21,10 +21,9 @@ from torch import Tensor
 
 from stego_dist import console
 from stego_dist.config import Config
-from stego_dist.data.manifest import ShardSet
-from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.evaluate import Panel, make_panel
 from stego_dist.engine.inputs import AUTOCAST
+from stego_dist.engine.opened import Opened
 from stego_dist.engine.per_image import evenly
 from stego_dist.engine.predict import LINEAR, predict_maps
 from stego_dist.engine.seen import EvaluationFeatures
@@ -33,7 +32,6 @@ from stego_dist.errors import ConfigError, UserError
 from stego_dist.metrics.confusion import confusion, scores
 from stego_dist.metrics.label_free import code_moments, label_free_score, mutual_information, self_random_gap
 from stego_dist.metrics.matching import Matching, match_clusters
-from stego_dist.models.backbone import Backbone
 from stego_dist.models.segmenter import Segmenter
 
 LEARNED = "learned"
@@ -62,20 +60,18 @@ class _Kept:
     """uint8 (3, R, R) of those that are pictured, by their place in the batch."""
 
 
-def make_validator(
-    config: Config, accelerator: Accelerator, backbone: Backbone, segmenter: Segmenter, shard_set: ShardSet
-) -> Validator | None:
+def make_validator(config: Config, accelerator: Accelerator, segmenter: Segmenter, opened: Opened) -> Validator | None:
     """The validator of a training run, or None where validation is off or has no images.
 
     Raises UserError where train.select can't be had.
     """
-    t = config.train
+    t, shard_set = config.train, opened.shard_set
     if not t.validation_interval:
         return None
     if t.select == "last" and config.data.eval_split not in shard_set.splits:
         console.say(f"no validation: {shard_set.root} has no split {config.data.eval_split}")
         return None
-    validator = Validator(config, accelerator, backbone, segmenter, shard_set)
+    validator = Validator(config, accelerator, segmenter, opened)
     if t.select == "miou" and not validator.samples.split.labelled:
         raise ConfigError(
             f"train.select=miou needs labels, which split {config.data.eval_split} of {shard_set.root} has not; "
@@ -92,16 +88,14 @@ def make_validator(
 class Validator:
     """Validates a segmenter as it stands."""
 
-    def __init__(
-        self, config: Config, accelerator: Accelerator, backbone: Backbone, segmenter: Segmenter, shard_set: ShardSet
-    ) -> None:
+    def __init__(self, config: Config, accelerator: Accelerator, segmenter: Segmenter, opened: Opened) -> None:
         self.config, self.accelerator, self.segmenter = config, accelerator, segmenter
-        backbone.check_resolution("eval.resolution", config.eval.resolution)
-        self.num_classes = shard_set.num_classes
-        self.samples = ShardSamples(shard_set, config.data.eval_split)
+        opened.backbone.check_resolution("eval.resolution", config.eval.resolution)
+        self.num_classes = opened.shard_set.num_classes
+        self.samples = opened.evaluated
         self.ids = evenly(len(self.samples), config.train.validate_images)
         self.pictured = {self.ids[place] for place in evenly(len(self.ids), config.train.panels)}
-        self.source = EvaluationFeatures(config, self.samples, backbone, accelerator.device)
+        self.source = EvaluationFeatures(config, self.samples, opened.backbone, accelerator.device, opened=opened)
         self._kept: list[_Kept | None] = []
 
     @torch.no_grad()
