@@ -10,6 +10,7 @@ Without labels there are no scores, only the share of each cluster. Several reso
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +19,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from torch import Tensor
 
 from stego_dist import console
 from stego_dist.config import Config
@@ -146,11 +146,21 @@ def _refined_names(crf: str, headline: str, names: list[str]) -> list[str]:
     return [name for name in wanted if name in names]
 
 
-def make_panel(name: str, image: Tensor, labels: Tensor | None, winners: dict[str, Tensor], place: int) -> Panel:
-    """A panel of the uint8 image (3, H, W) that has this place in a batch of labels and predictions (B, H, W)."""
-    predictions = {kind: winner[place].to(torch.int16).cpu().numpy() for kind, winner in winners.items()}
-    label = None if labels is None else labels[place].cpu().numpy()
-    return Panel(name, image.permute(1, 2, 0).cpu().numpy(), label, predictions)
+def make_panels(
+    samples: ShardSamples, seen: Seen, places: list[int], maps: Maps, names: Sequence[str]
+) -> dict[int, Panel]:
+    """Panels of the images that have these places in a batch, by number, with predictions of these names."""
+    if not places:
+        return {}
+    some = maps.of(places)
+    winners = {name: some.argmax(name).to(torch.int16).cpu().numpy() for name in names}
+    found = {}
+    for n, place in enumerate(places):
+        i = seen.ids[place]
+        label = None if seen.labels is None else signed_labels(seen.labels[place]).numpy()
+        image = seen.images[i].permute(1, 2, 0).numpy()
+        found[i] = Panel(samples.name(i), image, label, {name: winner[n] for name, winner in winners.items()})
+    return found
 
 
 @dataclass(frozen=True)
@@ -188,19 +198,19 @@ class _Predictor:
                 for seen in source.batches(mine, mirrored=self.config.eval.flip, images=wanted):
                     maps = self.maps(seen)
                     signed = None if seen.labels is None else signed_labels(seen.labels.to(self.accelerator.device))
-                    winners = {name: maps.argmax(name) for name in maps.scores}
-                    for name, winner in winners.items():
-                        tally.add(name, winner, signed)
+                    counts = maps.counts(signed, tally.num_classes or 1)
+                    for name, found in counts.items():
+                        tally.add(name, found.sum(0))
                     if single is not None:
-                        single.add(seen.ids, winners[headline], signed)
+                        single.add(seen.ids, counts[headline])
                     if refiner is not None and signed is not None:
                         images = torch.stack([seen.images[i] for i in seen.ids]).to(self.accelerator.device)
                         refiner.submit(images, {name: maps.log_probs(name) for name in refined}, signed)
                         _add(tally, refiner, everything=False)
-                    for place, i in enumerate(seen.ids):
-                        if i in pictured:
-                            shown = {name: winner for name, winner in winners.items() if name not in self.more}
-                            panels[i] = make_panel(samples.name(i), seen.images[i], signed, shown, place)
+                    shown = [place for place, i in enumerate(seen.ids) if i in pictured]
+                    panels |= make_panels(
+                        samples, seen, shown, maps, [name for name in counts if name not in self.more]
+                    )
                     bar.advance(len(seen.ids))
             if refiner is not None:
                 console.say(f"{title}: waiting for the last images of the CRF")
@@ -222,4 +232,4 @@ class _Predictor:
 
 def _add(tally: Tally, refiner: Refiner, *, everything: bool) -> None:
     for name, label, pred in refiner.finished(everything):
-        tally.add(name + CRF, pred, label)
+        tally.add_map(name + CRF, pred, label)

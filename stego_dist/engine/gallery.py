@@ -15,12 +15,11 @@ import torch
 
 from stego_dist.config import Config
 from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.evaluate import Evaluation, Panel, make_panel
+from stego_dist.engine.evaluate import Evaluation, Panel, make_panels
 from stego_dist.engine.inputs import AUTOCAST
 from stego_dist.engine.per_image import RANKS, choose, evenly, image_scores, largest_in, quantiles
 from stego_dist.engine.predict import CLUSTERS, predict_maps
 from stego_dist.engine.seen import EvaluationFeatures
-from stego_dist.engine.step import signed_labels
 from stego_dist.metrics.confusion import Matrix, confusion
 from stego_dist.models.backbone import Backbone
 from stego_dist.models.segmenter import Segmenter, averaged_code
@@ -90,15 +89,13 @@ class Gallery:
     @torch.no_grad()
     def panels(self, ids: Sequence[int]) -> dict[int, Panel]:
         """Panels of images by their numbers."""
-        found, flip = {}, self.config.eval.flip
+        found: dict[int, Panel] = {}
+        flip = self.config.eval.flip
         for seen in self.source.batches(ids, mirrored=flip, images=ids):
             with self._precision():
                 code = averaged_code(self.segmenter.head, seen.feats, flip)
             maps = predict_maps(self.segmenter, code, seen.size, CLUSTERS)
-            winners = {name: maps.argmax(name) for name in maps.scores}
-            signed = None if seen.labels is None else signed_labels(seen.labels)
-            for place, i in enumerate(seen.ids):
-                found[i] = make_panel(self.samples.name(i), seen.images[i], signed, winners, place)
+            found |= make_panels(self.samples, seen, list(range(len(seen.ids))), maps, list(maps.scores))
         return found
 
     @torch.no_grad()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from accelerate import Accelerator
@@ -21,14 +21,15 @@ from torch import Tensor
 
 from stego_dist import console
 from stego_dist.config import Config
-from stego_dist.engine.evaluate import Panel, make_panel
+from stego_dist.engine.evaluate import Panel, make_panels
 from stego_dist.engine.inputs import AUTOCAST
 from stego_dist.engine.opened import Opened
 from stego_dist.engine.per_image import evenly
 from stego_dist.engine.predict import LINEAR, predict_maps
-from stego_dist.engine.seen import EvaluationFeatures
+from stego_dist.engine.seen import EvaluationFeatures, Seen
 from stego_dist.engine.step import signed_labels
 from stego_dist.errors import ConfigError, UserError
+from stego_dist.metrics.cells import LabelCells, cut_labels
 from stego_dist.metrics.confusion import confusion, scores
 from stego_dist.metrics.label_free import code_moments, label_free_score, mutual_information, self_random_gap
 from stego_dist.metrics.matching import Matching, match_clusters
@@ -49,15 +50,13 @@ class Validation:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A batch that was read and went through the backbone."""
+    """A batch that was read, its features float16 on the host."""
 
-    ids: list[int]
+    seen: Seen
     labels: Tensor | None
     """int16 (B, R, R), −1 ignored."""
-    feats: Tensor
-    """float16 (2B, C, h, w): of the images, then of their mirror images."""
-    images: dict[int, Tensor]
-    """uint8 (3, R, R) of those that are pictured, by their place in the batch."""
+    cells: LabelCells | None
+    """The same cut at the features' positions."""
 
 
 def make_validator(config: Config, accelerator: Accelerator, segmenter: Segmenter, opened: Opened) -> Validator | None:
@@ -117,17 +116,17 @@ class Validator:
             check()
             if kept is None:
                 continue
-            straight, mirrored = self._codes(kept.feats)
+            straight, mirrored = self._codes(kept.seen.feats)
             moments += code_moments(straight)
             winners = [self.segmenter.cosines(code, LEARNED).argmax(1) for code in (straight, mirrored)]
             joint += confusion(winners[0], winners[1], clusters, clusters)
-            maps = self._predict(straight, mirrored)
-            for name, count in counts.items():
-                if kept.labels is not None:
-                    count += confusion(maps[name], kept.labels.to(joint.device), len(count), count.shape[1])
-            for place, image in kept.images.items():
-                i = kept.ids[place]
-                panels[i] = make_panel(self.samples.name(i), image, kept.labels, maps, place)
+            seen, code = kept.seen, (straight + mirrored) / 2 if self.config.eval.flip else straight
+            maps = predict_maps(self.segmenter, code, seen.size, (LEARNED,), padded=seen.padded)
+            if kept.labels is not None and self.num_classes:
+                for name, found in maps.counts(kept.labels, self.num_classes, kept.cells).items():
+                    counts[name] += found.sum(0)
+            shown = [place for place, i in enumerate(seen.ids) if i in self.pictured]
+            panels |= make_panels(self.samples, seen, shown, maps, list(maps.scores))
         joint, moments = self._sum(joint), self._sum(moments)
         counts = {name: self._sum(count) for name, count in counts.items()}
         if self.accelerator.num_processes > 1 and self.pictured:
@@ -156,9 +155,11 @@ class Validator:
             if seen is None:
                 read.append(None)
                 continue
-            images = {place: seen.images[i] for place, i in enumerate(seen.ids) if i in seen.images}
-            labels = None if seen.labels is None else signed_labels(seen.labels)
-            read.append(_Kept(seen.ids, labels, seen.feats.half().cpu(), images))
+            labels = cells = None
+            if seen.labels is not None and self.num_classes:
+                labels = signed_labels(seen.labels).to(self.accelerator.device)
+                cells = cut_labels(labels, self.num_classes, (seen.feats.shape[2], seen.feats.shape[3]), seen.padded)
+            read.append(_Kept(replace(seen, feats=seen.feats.half().cpu()), labels, cells))
         return read
 
     def _codes(self, feats: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,13 +170,6 @@ class Validator:
             code: Tensor = self.segmenter.head(feats)
         straight, mirrored = code.float().chunk(2)
         return straight, mirrored.flip(-1)
-
-    def _predict(self, straight: Tensor, mirrored: Tensor) -> dict[str, Tensor]:
-        """Winning clusters and classes int64 (B, R, R) of the codes that evaluation would take."""
-        code = (straight + mirrored) / 2 if self.config.eval.flip else straight
-        side = self.config.eval.resolution
-        maps = predict_maps(self.segmenter, code, (side, side), (LEARNED,))
-        return {name: maps.argmax(name) for name in maps.scores}
 
     def _sum(self, value: Tensor) -> Tensor:
         summed: Tensor = self.accelerator.reduce(value, "sum")
