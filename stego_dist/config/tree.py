@@ -155,6 +155,10 @@ class EvalConfig(Section):
     """Images of one forward; no effect on results beyond rounding."""
     flip: bool = True
     """Average the codes of the image and of its mirror image."""
+    features: Literal["auto", "online", "bank"] = "auto"
+    """Where evaluation and validation have the backbone's features from: `bank`, what was kept when the bank was
+    computed; `online`, the backbone, and none are kept; `auto`: the bank where it holds them. Only centre crops are
+    kept. Results are equal up to float16."""
     clusters: Literal["kmeans", "learned"] = "kmeans"
     """Which clusters the headline number takes; both are always reported."""
     cluster_seeds: Positive = 1
@@ -237,6 +241,11 @@ class Config(Section):
             problems.append(
                 "loss.contrastive_crf_weight: the contrastive CRF term needs the images, which the bank does not "
                 "hold; set train.features=online or the weight to 0."
+            )
+        if self.eval.features == "bank" and self.eval.crop == "none":
+            problems.append(
+                "eval.features: whole images (eval.crop=none) have sizes of their own and are not in the bank; set "
+                "eval.features=auto or eval.crop=centre."
             )
         if (self.train.linear_points or 0) > self.data.resolution:
             problems.append(

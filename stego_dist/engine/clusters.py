@@ -3,11 +3,11 @@
 A sample of training images (a function of the seed) is spread over the ranks, some codes of each are drawn, gathered in
 the order of the images, and clustered on the main process: ranks change the points only by rounding.
 
-Trained codes gather in a number of modes that the data and the loss decide, not clusters.count. While there are at least
-as many modes as clusters, the clusters of codes stand well apart. When more clusters are asked for, k-means can only
-cut modes along what noise is left in them, and it cuts those of the largest classes: small classes, which codes
-merge, come out worse than from the features. So it is measured how far clusters stand apart, in codes and in features,
-without labels, and as codes run out of modes features enter, and dense regions count less (`separation`, `mixture`).
+Trained codes gather in a number of modes that the data and the loss decide, not clusters.count. While there are at
+least as many modes as clusters, clusters of codes stand well apart. When more are asked for, k-means can only cut modes
+along what noise is left in them, and it cuts those of the largest classes: small classes, which codes merge, come out
+worse than from the features. So it is measured how far clusters stand apart, in codes and in features, without labels:
+as codes run out of modes, features enter, and dense regions count less (`separation`, `mixture`).
 """
 
 from __future__ import annotations

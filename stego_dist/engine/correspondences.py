@@ -22,9 +22,8 @@ from stego_dist.config import Config
 from stego_dist.crf.affinity import log_affinity
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.inputs import training_precision
-from stego_dist.engine.predict import pad_to_multiple
+from stego_dist.engine.seen import EvaluationFeatures
 from stego_dist.engine.step import signed_labels
-from stego_dist.engine.views import evaluation_views
 from stego_dist.losses.draws import draw_negatives, generator
 from stego_dist.metrics.precision_recall import precision_recall
 from stego_dist.models.backbone import Backbone
@@ -122,26 +121,24 @@ def draw_positions(
     """POINTS pixels of eval.correspondences images, drawn by the seed; features as resizing the map would give them."""
     rng = generator(config.seed, "correspondence images")
     ids = torch.randperm(len(samples), generator=rng)[: config.eval.correspondences].sort().values.tolist()
-    crop = config.eval.crop
     parts: dict[str, list[Tensor]] = {name: [] for name in Positions.__annotations__}
-    for batch, images, labels in evaluation_views(config, samples, ids, crop=crop):
-        height, width = images.shape[2:]
-        pixels = torch.stack([_draw_pixels(config.seed, i, height, width) for i in batch])
-        padded = pad_to_multiple(images, backbone.stride) if crop == "none" else images
+    source = EvaluationFeatures(config, samples, backbone, device, crop=config.eval.crop)
+    for seen in source.batches(ids, mirrored=False, images=ids):
+        batch, images = seen.ids, seen.stacked()
+        pixels = torch.stack([_draw_pixels(config.seed, i, *seen.size) for i in batch])
         with training_precision(config, device):
-            feats = backbone(padded.to(device))
-            codes = segmenter.head(feats)
-        whole = torch.tensor([padded.shape[3], padded.shape[2]])
+            codes = segmenter.head(seen.feats)
+        whole = torch.tensor([seen.padded[1], seen.padded[0]])
         grid = ((2 * pixels.transpose(1, 2) + 1) / whole - 1)[:, None].to(device)  # (x, y) of pixel centres
-        for name, maps in (("features", feats.float()), ("codes", codes.float())):
+        for name, maps in (("features", seen.feats.float()), ("codes", codes.float())):
             sampled = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[:, :, 0]
             parts[name].append(F.normalize(sampled, dim=1).transpose(1, 2).cpu())
-        parts["descriptors"].append(F.normalize(feats.float().mean((2, 3)), dim=1).cpu())
+        parts["descriptors"].append(F.normalize(seen.feats.float().mean((2, 3)), dim=1).cpu())
         place, (x, y) = torch.arange(len(batch))[:, None], pixels.unbind(1)
         parts["xy"].append(pixels.transpose(1, 2).float())
         parts["rgb"].append(images[place, :, y, x].float())
-        assert labels is not None
-        parts["labels"].append(signed_labels(labels)[place, y, x].long())
+        assert seen.labels is not None
+        parts["labels"].append(signed_labels(seen.labels)[place, y, x].long())
     return Positions(**{name: torch.cat(tensors).numpy() for name, tensors in parts.items()})
 
 

@@ -25,13 +25,14 @@ from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.mirror import agreement, mirror_counts
-from stego_dist.engine.panel import Panel, as_ids, make_panel, refined_beside
+from stego_dist.engine.opened import Opened
+from stego_dist.engine.panel import Panel, as_ids, make_panels, refined_beside
 from stego_dist.engine.per_image import ImageCounts, evenly
-from stego_dist.engine.predict import CLUSTERS, LINEAR, Readouts, predict_images
+from stego_dist.engine.predict import CLUSTERS, LINEAR, Readouts, predict_seen
 from stego_dist.engine.refine import Refiner, make_refiner, refined_names
 from stego_dist.engine.scoring import CRF, Tally, cluster_use, largest_clusters, score, shares
+from stego_dist.engine.seen import EvaluationFeatures
 from stego_dist.engine.step import signed_labels
-from stego_dist.engine.views import evaluation_views
 from stego_dist.metrics.confusion import Matrix
 from stego_dist.metrics.matching import Matching
 from stego_dist.models.backbone import Backbone
@@ -63,21 +64,22 @@ def evaluate(
     more: Readouts | None = None,
     title: str = "eval",
     brief: bool = False,
+    opened: Opened | None = None,
 ) -> Evaluation:
     """Evaluate on data.eval_split.
 
     clusters: which centres of the segmenter hold something ("kmeans", "learned"); more: what else is read out of its
     codes; brief: the numbers of eval.resolution alone, without panels, counts of single images and more resolutions.
-    Every rank calls it; the full result is on the main process. Raises UserError for unreadable samples and a
-    resolution that does not fit the backbone.
+    opened: what is open already. Every rank calls it; the full result is on the main process. Raises UserError for
+    unreadable samples and a resolution that does not fit the backbone.
     """
     start, e = time.perf_counter(), config.eval
-    shard_set = ShardSet.open(config.data.shards, config.data.storage)
-    samples = ShardSamples(shard_set, config.data.eval_split)
+    shard_set = opened.shard_set if opened else ShardSet.open(config.data.shards, config.data.storage)
+    samples = opened.evaluated if opened else ShardSamples(shard_set, config.data.eval_split)
     names = [*clusters, *([LINEAR] if segmenter.linear is not None else []), *(more or {})]
     headline = e.clusters if e.clusters in clusters else clusters[0]
     refined = refined_names(e.crf, headline, names)
-    predictor = _Predictor(config, accelerator, segmenter, backbone, clusters, more or {})
+    predictor = _Predictor(config, accelerator, segmenter, clusters, more or {})
     pictured = set() if brief else set(evenly(len(samples), e.panels))
     evaluation = Evaluation(
         {
@@ -103,22 +105,24 @@ def evaluate(
         first = resolution == e.resolution
         tally = Tally(segmenter, shard_set.num_classes if samples.split.labelled else None, accelerator.device, more)
         refiner = make_refiner(e, accelerator.device) if refined else None
+        source = EvaluationFeatures(config, samples, backbone, accelerator.device, resolution, e.crop, opened)
         console.say(
             f"{title}: {len(samples)} images of {shard_set.root} ({samples.split.name}), {resolution} pixels"
             f"{', whole images' if e.crop == 'none' else ''}{', flip-averaged' if e.flip else ''}"
+            f"{', features from the bank' if source.store is not None else ''}"
             f"{', CRF on ' + ' and '.join(refined) if refined else ''}"
         )
         kept = first and not brief
         single = ImageCounts(len(samples), tally.rows[headline], tally.num_classes) if kept else None
         panels = predictor.count(
-            samples, resolution, tally, refined, refiner, pictured if first else set(), single, headline, title
+            samples, source, tally, refined, refiner, pictured if first else set(), single, headline, title
         )
         beside = [kind for name in names for kind in ([name, name + CRF] if name in refined else [name])]
         counts = tally.summed(accelerator, beside)
         found, matchings = score(counts, shard_set.classes) if samples.split.labelled else ({}, {})
         if not samples.split.labelled:
             if first:
-                evaluation.mirrored = mirror_counts(config, accelerator, samples, backbone, segmenter, clusters)
+                evaluation.mirrored = mirror_counts(accelerator, source, segmenter, clusters)
             agree = {name: agreement(joint) for name, joint in evaluation.mirrored.items()} if first else {}
             found |= {"cluster_shares": shares(counts), "cluster_use": cluster_use(counts, agree)}
         found["largest_cluster"] = largest_clusters(counts)
@@ -139,14 +143,13 @@ class _Predictor:
     config: Config
     accelerator: Accelerator
     segmenter: Segmenter
-    backbone: Backbone
     clusters: tuple[str, ...]
     more: Readouts
 
     def count(
         self,
         samples: ShardSamples,
-        resolution: int,
+        source: EvaluationFeatures,
         tally: Tally,
         refined: list[str],
         refiner: Refiner | None,
@@ -164,25 +167,23 @@ class _Predictor:
         panels: dict[int, Panel] = {}
         try:
             with console.progress(title, len(mine)) as bar:
-                for ids, images, labels in evaluation_views(
-                    self.config, samples, mine, resolution, self.config.eval.crop
-                ):
-                    images = images.to(self.accelerator.device)
-                    maps = predict_images(self.config, self.backbone, self.segmenter, images, self.clusters, self.more)
-                    signed = None if labels is None else signed_labels(labels.to(self.accelerator.device))
-                    winners = {name: maps.argmax(name) for name in maps.scores}
-                    for name, winner in winners.items():
-                        tally.add(name, winner, signed)
+                wanted = range(len(samples)) if refiner is not None else pictured
+                for seen in source.batches(mine, mirrored=self.config.eval.flip, images=wanted):
+                    maps = predict_seen(self.config, self.segmenter, seen, self.clusters, self.more)
+                    signed = None if seen.labels is None else signed_labels(seen.labels.to(self.accelerator.device))
+                    counts = maps.counts(signed, tally.num_classes or 1)
+                    for name, found in counts.items():
+                        tally.add(name, found.sum(0))
                     if single is not None:
-                        single.add(ids, winners[headline], signed)
-                    for place, i in enumerate(ids):
-                        if i in pictured:
-                            shown = {name: winner for name, winner in winners.items() if name not in self.more}
-                            panels[i] = make_panel(samples.name(i), images[place], signed, shown, place)
+                        single.add(seen.ids, counts[headline])
+                    shown = [place for place, i in enumerate(seen.ids) if i in pictured]
+                    names = [name for name in counts if name not in self.more]
+                    panels |= make_panels(samples, seen, shown, maps, names)
                     if refiner is not None:
-                        refiner.submit(ids, images, {name: maps.log_probs(name) for name in refined}, signed)
+                        images = seen.stacked().to(self.accelerator.device)
+                        refiner.submit(seen.ids, images, {name: maps.log_probs(name) for name in refined}, signed)
                         self._add(tally, panels, refiner, everything=False)
-                    bar.advance(len(ids))
+                    bar.advance(len(seen.ids))
             if refiner is not None:
                 console.say(f"{title}: waiting for the last images of the CRF")
                 self._add(tally, panels, refiner, everything=True)
@@ -196,6 +197,6 @@ class _Predictor:
 
     def _add(self, tally: Tally, panels: Mapping[int, Panel], refiner: Refiner, *, everything: bool) -> None:
         for i, name, label, pred in refiner.finished(everything):
-            tally.add(name + CRF, pred, label)
+            tally.add_map(name + CRF, pred, label)
             if i in panels and name not in self.more:
                 panels[i].predictions[name + CRF] = as_ids(pred)

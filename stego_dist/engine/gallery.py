@@ -16,13 +16,12 @@ from stego_dist.config import Config
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.evaluate import Evaluation
 from stego_dist.engine.mirror import MIRRORED, agreement, stability
-from stego_dist.engine.panel import Panel, as_ids, make_panel, refined_beside
+from stego_dist.engine.panel import Panel, as_ids, make_panels, refined_beside
 from stego_dist.engine.per_image import RANKS, choose, evenly, image_scores, largest_in, quantiles
-from stego_dist.engine.predict import LINEAR, predict_images
+from stego_dist.engine.predict import LINEAR, predict_seen
 from stego_dist.engine.refine import make_refiner, refined_names
 from stego_dist.engine.scoring import CRF
-from stego_dist.engine.step import signed_labels
-from stego_dist.engine.views import evaluation_views
+from stego_dist.engine.seen import EvaluationFeatures
 from stego_dist.models.backbone import Backbone
 from stego_dist.models.segmenter import Segmenter
 
@@ -38,7 +37,8 @@ class Gallery:
         results: Mapping[str, Any],
     ) -> None:  # fmt: skip
         self.config, self.samples, self.device = config, samples, device
-        self.backbone, self.segmenter = backbone, segmenter
+        self.segmenter = segmenter
+        self.source = EvaluationFeatures(config, samples, backbone, device, crop=config.eval.crop)
         self.clusters, self.headline = tuple(results["largest_cluster"]), results["headline_clusters"]
 
     def add_ranked(self, evaluation: Evaluation) -> dict[str, Any]:
@@ -100,15 +100,12 @@ class Gallery:
         refined = refined_names(e.crf, self.headline, names) if refine else []
         refiner = make_refiner(e, self.device) if refined and ids else None
         try:
-            for batch, images, labels in evaluation_views(self.config, self.samples, ids, crop=e.crop):
-                images = images.to(self.device)
-                maps = predict_images(self.config, self.backbone, self.segmenter, images, self.clusters)
-                winners = {name: maps.argmax(name) for name in maps.scores}
-                signed = None if labels is None else signed_labels(labels)
-                for place, i in enumerate(batch):
-                    found[i] = make_panel(self.samples.name(i), images[place], signed, winners, place)
+            for seen in self.source.batches(ids, mirrored=e.flip, images=ids):
+                maps = predict_seen(self.config, self.segmenter, seen, self.clusters)
+                found |= make_panels(self.samples, seen, list(range(len(seen.ids))), maps, maps.scores)
                 if refiner is not None:
-                    refiner.submit(batch, images, {name: maps.log_probs(name) for name in refined}, signed)
+                    images = seen.stacked().to(self.device)
+                    refiner.submit(seen.ids, images, {name: maps.log_probs(name) for name in refined}, None)
             for i, name, _, winner in refiner.finished(everything=True) if refiner is not None else ():
                 found[i].predictions[name + CRF] = as_ids(winner)
         finally:

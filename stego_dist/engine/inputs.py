@@ -9,18 +9,20 @@ from typing import Any
 import timm
 import torch
 
-from stego_dist import __version__
+from stego_dist import __version__, console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
-from stego_dist.errors import ConfigError, UserError
+from stego_dist.errors import ConfigError, StaleInputError, UserError
 from stego_dist.features.store import FeatureStore
+from stego_dist.features.views import Views, ViewStore
 from stego_dist.knn.table import KnnTable, chosen_method
 from stego_dist.models.backbone import Backbone
 from stego_dist.models.segmenter import Segmenter
 from stego_dist.rundir import Fingerprint, code_revision
 
 REMEDY = "Build it with: stego-dist knn build CONFIG (add --overwrite to replace one made from something else)"
+VIEWS_REMEDY = "Compute them again with: stego-dist features CONFIG --overwrite."
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -90,6 +92,14 @@ def fingerprint_over(config: Config, shards: str, backbone: Backbone) -> Fingerp
         "data.train_split": config.data.train_split,
         "shards": shards,
         "data.resolution": config.data.resolution,
+        **_backbone_fields(config, backbone),
+        "features.descriptors": config.features.descriptors,
+    }
+
+
+def _backbone_fields(config: Config, backbone: Backbone) -> Fingerprint:
+    """What turns an image of some size into features."""
+    return {
         "data.image_resize": config.data.image_resize,
         "backbone.name": backbone.name,
         "backbone weights": backbone.weights_digest(),
@@ -98,8 +108,36 @@ def fingerprint_over(config: Config, shards: str, backbone: Backbone) -> Fingerp
         "backbone.stride": config.backbone.stride,
         "backbone.options": config.backbone.options or None,
         "features.precision": config.features.precision,
-        "features.descriptors": config.features.descriptors,
     }
+
+
+def views_fingerprint(config: Config, views: Views, shard_set: ShardSet, backbone: Backbone) -> Fingerprint:
+    """Everything that a view store depends on."""
+    return {
+        "split": views.split,
+        "shards": shard_set.split(views.split).fingerprint,
+        "resolution": views.resolution,
+        "crop": "centre",
+        "views": list(views.kinds),
+        "images": views.images,
+        **_backbone_fields(config, backbone),
+    }
+
+
+def views_dir(config: Config, views: Views) -> Path:
+    """Where a view store lies."""
+    return Path(config.features.dir) / "views" / views.name
+
+
+def evaluated_views(config: Config) -> list[Views]:
+    """What evaluation and validation look at: the evaluated split at each resolution, straight and mirrored.
+
+    None where the images keep sizes of their own (eval.crop=none), or nothing is to be kept (eval.features=online).
+    """
+    if config.eval.crop != "centre" or config.eval.features == "online":
+        return []
+    resolutions = dict.fromkeys((config.eval.resolution, *config.eval.more_resolutions))
+    return [Views(config.data.eval_split, resolution, ("straight", "mirrored")) for resolution in resolutions]
 
 
 def knn_fingerprint(config: Config, features: Fingerprint) -> Fingerprint:
@@ -133,6 +171,27 @@ def open_store(config: Config, fingerprint: Fingerprint) -> FeatureStore:
 def open_table(config: Config, fingerprint: Fingerprint) -> KnnTable:
     """The neighbour table that the configuration names; refused when its inputs differ."""
     return KnnTable(knn_dir(config), knn_fingerprint(config, fingerprint), REMEDY)
+
+
+def open_views(config: Config, shard_set: ShardSet, backbone: Backbone, resolution: int) -> ViewStore | None:
+    """What was kept of the evaluated images at a resolution; None: the backbone computes it.
+
+    With eval.features=auto that is where nothing was kept, or only of another input, which is said. With
+    eval.features=bank both are refused (UserError, StaleInputError).
+    """
+    views = next((views for views in evaluated_views(config) if views.resolution == resolution), None)
+    if views is None:
+        return None
+    root, insist = views_dir(config, views), config.eval.features == "bank"
+    if not insist and not (root / "manifest.json").exists():
+        return None
+    try:
+        return ViewStore(root, views_fingerprint(config, views, shard_set, backbone), VIEWS_REMEDY)
+    except StaleInputError as error:
+        if insist:
+            raise
+        console.say(f"{error} Until then the backbone computes them.")
+        return None
 
 
 def provenance(inputs: Fingerprint) -> dict[str, Any]:

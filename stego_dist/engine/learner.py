@@ -20,8 +20,6 @@ from torch import Tensor
 
 from stego_dist import console
 from stego_dist.config import Config
-from stego_dist.data.manifest import ShardSet
-from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.calibrate import calibrate, calibrated_for_training, calibration_fingerprint
 from stego_dist.engine.clusters import draw_codes, find_run_clusters, find_unless
 from stego_dist.engine.coefficients import loss_settings
@@ -29,16 +27,14 @@ from stego_dist.engine.feed import Batch
 from stego_dist.engine.forward import Forward
 from stego_dist.engine.inputs import (
     check_enough,
-    features_fingerprint,
-    make_backbone,
     make_segmenter,
-    open_table,
     share_of_rank,
 )
+from stego_dist.engine.opened import Opened
 from stego_dist.engine.prefetch import prefetch
 from stego_dist.engine.setup import StopFlag, on_main_process
 from stego_dist.engine.step import TrainStep, parameter_groups
-from stego_dist.engine.supply import features_of, open_bank, open_feed
+from stego_dist.engine.supply import features_of, open_feed
 from stego_dist.rundir import RunDir
 
 
@@ -48,18 +44,15 @@ class Learner:
     config: Config
     """With numbers in place of what was `auto` in the loss."""
 
-    def __init__(self, config: Config, accelerator: Accelerator, run: RunDir) -> None:
+    def __init__(self, config: Config, accelerator: Accelerator, run: RunDir, opened: Opened) -> None:
         self.config, self.accelerator = config, accelerator
         self.device = accelerator.device
         self.slots, self.groups = share_of_rank(config, accelerator.process_index, accelerator.num_processes)
-        self.shard_set = shard_set = ShardSet.open(config.data.shards, config.data.storage)
-        self.samples = ShardSamples(shard_set, config.data.train_split)
+        self.shard_set, self.samples = opened.shard_set, opened.training
         check_enough(self.samples)
-        self.backbone = make_backbone(config).to(self.device)
-        self.fingerprint = fingerprint = features_fingerprint(config, shard_set, self.backbone)
-        self.table = open_table(config, fingerprint)
-        self.bank = open_bank(config, fingerprint, self.device)
-        self.segmenter = make_segmenter(config, self.backbone.dim, shard_set)
+        self.backbone, self.fingerprint = opened.backbone, opened.fingerprint
+        self.table, self.bank = opened.table, opened.bank
+        self.segmenter = make_segmenter(config, self.backbone.dim, self.shard_set)
         self.config = config = self._calibrated(run)
         step = TrainStep(self.segmenter, loss_settings(config))
         groups = parameter_groups(self.segmenter, config.train.lr_head, config.train.lr_probes)
@@ -124,8 +117,8 @@ class Learner:
         self.segmenter.eval()
         head, share = self.segmenter.head, 0.0
         drawn = draw_codes(
-            self.config, self.accelerator, len(self.samples), features, lambda feats: torch.cat([head(feats), feats], 1),
-            check=lambda: stop.check(self.accelerator),
+            self.config, self.accelerator, len(self.samples), features,
+            lambda feats: torch.cat([head(feats), feats], 1), check=lambda: stop.check(self.accelerator),
         )  # fmt: skip
         how: dict[str, Any] = {}
 

@@ -11,14 +11,10 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from stego_dist.config import Config
-from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.inputs import training_precision
 from stego_dist.engine.per_image import evenly
-from stego_dist.engine.predict import pad_to_multiple
-from stego_dist.engine.views import evaluation_views
+from stego_dist.engine.seen import EvaluationFeatures
 from stego_dist.metrics.confusion import Matrix, confusion
-from stego_dist.models.backbone import Backbone
 from stego_dist.models.segmenter import Segmenter, codes_of_both
 
 MIRRORED = 64
@@ -27,12 +23,7 @@ MIRRORED = 64
 
 @torch.no_grad()
 def mirror_counts(
-    config: Config,
-    accelerator: Accelerator,
-    samples: ShardSamples,
-    backbone: Backbone,
-    segmenter: Segmenter,
-    clusters: Sequence[str],
+    accelerator: Accelerator, source: EvaluationFeatures, segmenter: Segmenter, clusters: Sequence[str]
 ) -> dict[str, Matrix]:
     """Positions of codes by their cluster in the image (rows) and in the mirror image, mirrored back: (K, K) each.
 
@@ -40,10 +31,10 @@ def mirror_counts(
     """
     count, device = segmenter.num_clusters, accelerator.device
     joint = {name: torch.zeros(count, count, dtype=torch.int64, device=device) for name in clusters}
-    mine = evenly(len(samples), MIRRORED)[accelerator.process_index :: accelerator.num_processes]
-    for _, images, _ in evaluation_views(config, samples, mine, crop=config.eval.crop):
-        with training_precision(config, device):
-            codes = codes_of_both(backbone, segmenter.encode, pad_to_multiple(images.to(device), backbone.stride))
+    mine = evenly(len(source.samples), MIRRORED)[accelerator.process_index :: accelerator.num_processes]
+    for seen in source.batches(mine, mirrored=True):
+        with training_precision(source.config, device):
+            codes = codes_of_both(segmenter.encode, seen.feats)
         for name, counts in joint.items():
             straight, mirrored = (segmenter.cosines(code, name).argmax(1) for code in codes)
             counts += confusion(straight, mirrored, count, count)

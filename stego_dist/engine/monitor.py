@@ -36,11 +36,14 @@ class Monitor:
         self.lines: deque[dict[str, float]] = deque(maxlen=WINDOW)
         self.begun = time.perf_counter()
         self.validating = 0.0
+        self.seconds = 0.0
+        """Spent on steps, waiting for batches included."""
         self._clock = [0.0, 0.0, 0.0]  # seconds waited, seconds worked, steps since the last line
 
     def step(self, log: dict[str, Tensor], waited: float, worked: float) -> None:
         """Count a finished step; every train.log_every steps, and after the last one, write its numbers."""
         self._clock = [a + b for a, b in zip(self._clock, (waited, worked, 1.0))]
+        self.seconds += waited + worked
         t, step = self.config.train, self.state.step
         if step % t.log_every == 0 or step == t.steps:
             wait, work, steps = self._clock

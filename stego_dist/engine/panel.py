@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stego_dist.data.samples import ShardSamples
+from stego_dist.engine.predict import Maps
 from stego_dist.engine.scoring import CRF
+from stego_dist.engine.seen import Seen
+from stego_dist.engine.step import signed_labels
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,21 @@ class Panel:
     miou: float | None = None
 
 
-def make_panel(name: str, image: Tensor, labels: Tensor | None, winners: Mapping[str, Tensor], place: int) -> Panel:
-    """A panel of the uint8 image (3, H, W) that has this place in a batch of labels and predictions (B, H, W)."""
-    predictions = {kind: as_ids(winner[place]) for kind, winner in winners.items()}
-    label = None if labels is None else labels[place].cpu().numpy()
-    return Panel(name, image.permute(1, 2, 0).cpu().numpy(), label, predictions)
+def make_panels(
+    samples: ShardSamples, seen: Seen, places: list[int], maps: Maps, names: Iterable[str]
+) -> dict[int, Panel]:
+    """Panels of the images that have these places in a batch, by number, with predictions of these names."""
+    if not places:
+        return {}
+    some = maps.of(places)
+    winners = {name: some.argmax(name) for name in names}
+    found = {}
+    for n, place in enumerate(places):
+        i = seen.ids[place]
+        label = None if seen.labels is None else signed_labels(seen.labels[place]).numpy()
+        predictions = {name: as_ids(winner[n]) for name, winner in winners.items()}
+        found[i] = Panel(samples.name(i), seen.images[i].permute(1, 2, 0).numpy(), label, predictions)
+    return found
 
 
 def as_ids(winner: Tensor) -> NDArray[np.int16]:

@@ -42,17 +42,10 @@ class ImageCounts:
         self.wanted = set(evenly(images, wanted))
         self.counts: dict[int, NDArray[np.int32]] = {}
 
-    def add(self, ids: Sequence[int], pred: Tensor, labels: Tensor | None) -> None:
-        """Count a batch: predicted clusters (B, H, W) and labels (B, H, W), negative where ignored."""
+    def add(self, ids: Sequence[int], counts: Tensor) -> None:
+        """Keep counts (B, clusters, classes) of a batch of images."""
         places = [place for place, i in enumerate(ids) if i in self.wanted]
-        if not places:
-            return
-        columns = self.classes + 1  # the first one takes what has no label
-        cells = pred[places].long() * columns
-        cells += 1 if labels is None else labels[places].clamp(min=-1) + 1
-        cells += self.clusters * columns * torch.arange(len(places), device=cells.device).view(-1, 1, 1)
-        found = torch.bincount(cells.flatten(), minlength=len(places) * self.clusters * columns).to(torch.int32)
-        matrices = found.view(len(places), self.clusters, columns)[..., 1:].contiguous().cpu().numpy()
+        matrices = counts[places].to(torch.int32).cpu().numpy()
         self.counts.update(zip((ids[place] for place in places), matrices))
 
     def gathered(self, accelerator: Accelerator) -> dict[int, NDArray[np.int32]]:

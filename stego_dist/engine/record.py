@@ -38,12 +38,7 @@ def prepare_run_dir(run: RunDir, config: Config, accelerator: Accelerator, resum
             raise UserError(
                 f"{run.root} already holds a run; continue it with --resume, or start anew with --overwrite"
             )
-        check_fingerprint(
-            _lasting(load_config(run.config)),
-            _lasting(config),
-            f"the run {run.root}",
-            "Resume with the run's own settings (they are in its config.yaml), or start anew with --overwrite.",
-        )
+        refuse_other_settings(run, config)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         for folder in (run.root, run.checkpoints):
@@ -51,12 +46,22 @@ def prepare_run_dir(run: RunDir, config: Config, accelerator: Accelerator, resum
         if overwrite or not begun:
             for path in (run.checkpoints, run.panels, run.samples, run.tensorboard, run.profile):
                 shutil.rmtree(path, ignore_errors=True)
-            for path in (run.metrics, run.model, run.results, run.status, run.calibration):
+            for path in (run.metrics, run.model, run.results, run.trial, run.status, run.calibration):
                 path.unlink(missing_ok=True)
         with atomic_path(run.config) as tmp:
             tmp.write_text(dump_config(config), "utf-8")
         run.write_status("running", step=ckpt.newest_step(run.checkpoints), exit_code=None)
     accelerator.wait_for_everyone()
+
+
+def refuse_other_settings(run: RunDir, config: Config) -> None:
+    """Raise StaleInputError naming the settings that a run which was begun must keep, and that differ now."""
+    check_fingerprint(
+        _lasting(load_config(run.config)),
+        _lasting(config),
+        f"the run {run.root}",
+        "Resume with the run's own settings (they are in its config.yaml), or start anew with --overwrite.",
+    )
 
 
 def settings(config: Config) -> dict[str, Any]:

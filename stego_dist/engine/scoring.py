@@ -38,12 +38,14 @@ class Tally:
             self.rows[name] = readout.conv.out_channels if isinstance(readout, LinearProbe) else len(readout)
         self.counts: dict[str, Tensor] = {}
 
-    def add(self, name: str, pred: Tensor, label: Tensor | None) -> None:
+    def add(self, name: str, counts: Tensor) -> None:
+        """Add counts (rows, columns)."""
+        self.counts[name] = self.counts.get(name, torch.zeros_like(counts)) + counts
+
+    def add_map(self, name: str, pred: Tensor, label: Tensor | None) -> None:
         """Count predictions against labels of the same shape, negative where ignored."""
-        columns = self.num_classes or 1
         label = torch.zeros_like(pred) if label is None or not self.num_classes else label
-        counted = confusion(pred.to(self.device), label.to(self.device), self._rows(name), columns)
-        self.counts[name] = self.counts.get(name, torch.zeros_like(counted)) + counted
+        self.add(name, confusion(pred.to(self.device), label.to(self.device), self._rows(name), self.num_classes or 1))
 
     def summed(self, accelerator: Accelerator, names: list[str]) -> dict[str, Matrix]:
         """Over all ranks; a rank without images adds zeros."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,46 +24,79 @@ from torch import Tensor
 from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
-from stego_dist.engine import checkpoint as ckpt
 from stego_dist.engine.coefficients import describe as describe_coefficients
 from stego_dist.engine.feed import Batch
 from stego_dist.engine.inputs import provenance
 from stego_dist.engine.learner import Learner
 from stego_dist.engine.live import View, training_view
 from stego_dist.engine.monitor import REMEDY, Monitor
+from stego_dist.engine.opened import Opened
 from stego_dist.engine.profile import profiled
 from stego_dist.engine.record import explained, prepare_run_dir, record_failure
+from stego_dist.engine.saving import restore_run, save_run
 from stego_dist.engine.selection import better, describe, load_selected
 from stego_dist.engine.setup import StopFlag, Stopped, agreed, make_accelerator, on_main_process, stop_on_signals
-from stego_dist.engine.state import RunState
 from stego_dist.engine.trackers import start_trackers
 from stego_dist.engine.validate import Validation, make_validator
 from stego_dist.errors import UserError
-from stego_dist.rundir import RunDir, drop_metrics_after, write_json, writing_to
+from stego_dist.rundir import RunDir, write_json, writing_to
 
 SAVED = 75
 """Exit code: saved, to be resumed."""
 
 Draw = Callable[[Validation, ShardSet, Path], None]
 """Draws a validation's panels into a file; drawing belongs to a layer above this one."""
+Report = Callable[[int, dict[str, float]], None]
+"""Is told the step and the numbers of every validation; what it raises stops the run."""
 
 
 def train(config: Config, *, resume: bool = False, overwrite: bool = False, draw: Draw | None = None) -> int:
-    """Train a run; returns the exit code: 0 done, 75 stopped by a signal and saved.
+    """Train a run on the launched processes; returns the exit code: 0 done, 75 stopped by a signal and saved.
 
     `draw` (report.panels.write_samples) makes the pictures of train.panels; without it there are none.
     Raises UserError for anything the user can mend. The run directory's status.json says what became of it.
     """
-    run = RunDir(Path(config.run_dir))
     accelerator = make_accelerator(config.train.precision, config.train.timeout_minutes)
+    return train_on(accelerator, config, resume=resume, overwrite=overwrite, draw=draw).exit_code
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of a call."""
+
+    exit_code: int
+    seconds: float
+    """That this call spent on steps, waiting for batches included."""
+
+
+def train_on(
+    accelerator: Accelerator,
+    config: Config,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    draw: Draw | None = None,
+    report: Report | None = None,
+    opened: Opened | None = None,
+) -> Trained:
+    """`train` with an Accelerator that is there, whose trackers it ends, and what is open already.
+
+    `report` is called on the main process once what a validation found is recorded. An error of its own stops the run,
+    which is saved ("stopped" in status.json), and comes through as it is.
+    """
+    run = RunDir(Path(config.run_dir))
     with stop_on_signals() as stop:
         trainer = None
         try:
             prepare_run_dir(run, config, accelerator, resume, overwrite)
             try:
-                trainer = Trainer(config, run, accelerator, stop, draw)
-                return trainer.run_to_end()
+                opened = opened or Opened(config, accelerator.device)
+                trainer = Trainer(config, run, accelerator, stop, opened, draw, report)
+                code = trainer.run_to_end()
+                return Trained(code, trainer.monitor.seconds)
             except BaseException as error:
+                if trainer is not None and error is trainer.told_to_stop:
+                    raise
                 reason = explained(error, run, accelerator)
                 record_failure(run, accelerator, reason, **trainer.status() if trainer else {"step": 0})
                 if reason is error:
@@ -76,14 +110,18 @@ class Trainer:
     """Everything a rank holds while it trains."""
 
     def __init__(
-        self, config: Config, run: RunDir, accelerator: Accelerator, stop: StopFlag, draw: Draw | None = None
-    ) -> None:
-        self.config, self.run, self.accelerator, self.stop, self.draw = config, run, accelerator, stop, draw
-        self.learner = learner = Learner(config, accelerator, run)
+        self, config: Config, run: RunDir, accelerator: Accelerator, stop: StopFlag, opened: Opened, draw: Draw | None,
+        report: Report | None,
+    ) -> None:  # fmt: skip
+        self.run, self.accelerator, self.stop = run, accelerator, stop
+        self.draw, self.report = draw, report
+        self.told_to_stop: BaseException | None = None
+        """What `report` raised."""
+        self.learner = learner = Learner(config, accelerator, run, opened)
         self.asked, self.config = config.loss, learner.config
         self.segmenter, self.optimiser = learner.segmenter, learner.optimiser
-        self.validator = make_validator(config, accelerator, learner.backbone, self.segmenter, learner.shard_set)
-        self.state = self._restore()
+        self.validator = make_validator(config, accelerator, self.segmenter, opened)
+        self.state = restore_run(run, accelerator, self.segmenter, self.optimiser)
         start_trackers(self.config, run, accelerator, self.state.step)
         if accelerator.is_main_process:
             write_json(run.provenance, provenance(learner.fingerprint))
@@ -119,8 +157,8 @@ class Trainer:
                 profiled(self.run.profile, done, self.config.train.profile) as recorded,
             ):
                 self.monitor = Monitor(self.config, self.run, self.accelerator, self.state, view, self.asked)
-                if done and self._validation_is_due() and self._validate(view):  # one that a signal cut short
-                    self._save(view)
+                if done and self._validation_is_due():  # one that a signal cut short
+                    self._validate_and_save(view, due=False)
                 for batch, waited in _timed(self.learner.batches(done)) if done < total else ():
                     self._advance(batch, waited, view)
                     recorded()
@@ -148,16 +186,36 @@ class Trainer:
         if bad:
             self._not_finite(log)
         self.monitor.step(log, waited, time.perf_counter() - start)
-        chosen = False
+        due = stopping or state.step % t.checkpoint_every == 0 or state.step == t.steps
         if self._validation_is_due() and not stopping:
-            try:
-                chosen = self._validate(view)
-            except Stopped:
-                stopping = True
-        if chosen or stopping or state.step % t.checkpoint_every == 0 or state.step == t.steps:
+            self._validate_and_save(view, due=due)
+        elif due:
             self._save(view)
         if stopping:
             raise Stopped
+
+    def _validate_and_save(self, view: View, *, due: bool) -> None:
+        """Validate; save where it is due, where these weights are selected, and where the run is told to stop.
+
+        Raises Stopped, and what `report` raises, after saving.
+        """
+        try:
+            numbers, chosen = self._validate(view)
+        except Stopped:
+            self._save(view)
+            raise
+        if due or chosen:
+            self._save(view)
+        if self.report is None or not self.accelerator.is_main_process:
+            return
+        try:
+            self.report(self.state.step, numbers)
+        except BaseException as error:
+            if not (due or chosen):
+                self._save(view)
+            self.told_to_stop = error
+            self._write_status("stopped", None)
+            raise
 
     def _not_finite(self, log: dict[str, Tensor]) -> None:
         self.state.skipped += 1
@@ -181,8 +239,8 @@ class Trainer:
         due = bool(every) and (step % every == 0 or step == self.config.train.steps)
         return due and self.validator is not None and self.state.validated != step
 
-    def _validate(self, view: View) -> bool:
-        """Validate, write numbers and pictures; whether this is the best step so far. Raises Stopped."""
+    def _validate(self, view: View) -> tuple[dict[str, float], bool]:
+        """Validate, write numbers and pictures; the numbers, and whether this step is the best yet. Raises Stopped."""
         assert self.validator is not None
         validation = self.validator(lambda: self.stop.check(self.accelerator))
         state = self.state
@@ -193,39 +251,15 @@ class Trainer:
                 self.draw(validation, self.learner.shard_set, self.run.samples / f"step-{state.step:08d}.png")
         found = better(self.config.train.select, state.selected, state.step, validation.numbers)
         state.selected = found or state.selected
-        return found is not None
+        return validation.numbers, found is not None
 
     def _save(self, view: View) -> None:
         def save() -> None:
-            t, state, scaler = self.config.train, self.state, self.accelerator.scaler
-            extra = {
-                "run": state.to_json(),
-                "processes": self.accelerator.num_processes,
-                "scaler": scaler.state_dict() if scaler is not None else None,
-            }
-            optimiser = ckpt.flatten_optimiser(self.optimiser)
-            selected = state.selected.step if state.selected else None
-            saved = ckpt.Checkpoint(state.step, self.segmenter.state_dict(), optimiser, extra)
-            path = ckpt.save(self.run.checkpoints, saved, t.keep_checkpoints, also=selected)
+            path = save_run(self.config, self.run, self.accelerator, self.segmenter, self.optimiser, self.state)
             view.note("checkpoint", str(path))
             self._write_status("running", None)
 
         on_main_process(self.accelerator, save)
-
-    def _restore(self) -> RunState:
-        saved = ckpt.load_newest(self.run.checkpoints)
-        if saved is None:
-            return RunState()
-        self.segmenter.load_state_dict(saved.model)
-        ckpt.restore_optimiser(self.optimiser, saved.optimiser)
-        if self.accelerator.scaler is not None and saved.extra["scaler"]:
-            self.accelerator.scaler.load_state_dict(saved.extra["scaler"])
-        if self.accelerator.is_main_process:
-            drop_metrics_after(self.run.metrics, saved.step)
-        before, now = saved.extra["processes"], self.accelerator.num_processes
-        what = f"{self.run.root}, a run of {before} process(es), on {now}" if before != now else f"{self.run.root}"
-        console.say(f"resuming {what} after step {saved.step}")
-        return RunState.from_json(saved.step, saved.extra["run"])
 
     def _write_status(self, state: str, exit_code: int | None) -> None:
         if self.accelerator.is_main_process:

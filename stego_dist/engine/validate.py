@@ -1,6 +1,6 @@
 """Validation while training: a few evaluation images, always the same ones; seconds, not minutes.
 
-1. once: a rank takes every n-th image; the backbone's features of it and of its mirror image are kept (float16);
+1. once: a rank takes every n-th image and keeps the features of it and of its mirror image (float16);
 2. each time: codes by the head as it is, counts of learned clusters and linear probe against labels, clusters of the
    image against those of its mirror image, moments of the codes; summed over ranks;
 3. out: numbers named val/…, and panels of some of the images.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from accelerate import Accelerator
@@ -21,20 +21,19 @@ from torch import Tensor
 
 from stego_dist import console
 from stego_dist.config import Config
-from stego_dist.data.manifest import ShardSet
-from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.inputs import AUTOCAST
-from stego_dist.engine.panel import Panel, make_panel
+from stego_dist.engine.inputs import training_precision
+from stego_dist.engine.opened import Opened
+from stego_dist.engine.panel import Panel, make_panels
 from stego_dist.engine.per_image import evenly
 from stego_dist.engine.predict import LINEAR, predict_maps
+from stego_dist.engine.seen import EvaluationFeatures, Seen
 from stego_dist.engine.step import signed_labels
-from stego_dist.engine.views import evaluation_views
 from stego_dist.errors import ConfigError, UserError
+from stego_dist.metrics.cells import LabelCells, cut_labels
 from stego_dist.metrics.confusion import confusion, scores
 from stego_dist.metrics.label_free import code_moments, label_free_score, mutual_information, self_random_gap
 from stego_dist.metrics.matching import Matching, match_clusters
-from stego_dist.models.backbone import Backbone
-from stego_dist.models.segmenter import Segmenter
+from stego_dist.models.segmenter import Segmenter, codes_of_both
 
 LEARNED = "learned"
 
@@ -51,31 +50,27 @@ class Validation:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A batch that was read and went through the backbone."""
+    """A batch that was read, its features float16 on the host."""
 
-    ids: list[int]
+    seen: Seen
     labels: Tensor | None
     """int16 (B, R, R), −1 ignored."""
-    feats: Tensor
-    """float16 (2B, C, h, w): of the images, then of their mirror images."""
-    images: dict[int, Tensor]
-    """uint8 (3, R, R) of those that are pictured, by their place in the batch."""
+    cells: LabelCells | None
+    """The same cut at the features' positions."""
 
 
-def make_validator(
-    config: Config, accelerator: Accelerator, backbone: Backbone, segmenter: Segmenter, shard_set: ShardSet
-) -> Validator | None:
+def make_validator(config: Config, accelerator: Accelerator, segmenter: Segmenter, opened: Opened) -> Validator | None:
     """The validator of a training run, or None where validation is off or has no images.
 
     Raises UserError where train.select can't be had.
     """
-    t = config.train
+    t, shard_set = config.train, opened.shard_set
     if not t.validation_interval:
         return None
     if t.select == "last" and config.data.eval_split not in shard_set.splits:
         console.say(f"no validation: {shard_set.root} has no split {config.data.eval_split}")
         return None
-    validator = Validator(config, accelerator, backbone, segmenter, shard_set)
+    validator = Validator(config, accelerator, segmenter, opened)
     if t.select == "miou" and not validator.samples.split.labelled:
         raise ConfigError(
             f"train.select=miou needs labels, which split {config.data.eval_split} of {shard_set.root} has not; "
@@ -92,15 +87,14 @@ def make_validator(
 class Validator:
     """Validates a segmenter as it stands."""
 
-    def __init__(
-        self, config: Config, accelerator: Accelerator, backbone: Backbone, segmenter: Segmenter, shard_set: ShardSet
-    ) -> None:
-        self.config, self.accelerator, self.backbone, self.segmenter = config, accelerator, backbone, segmenter
-        backbone.check_resolution("eval.resolution", config.eval.resolution)
-        self.num_classes = shard_set.num_classes
-        self.samples = ShardSamples(shard_set, config.data.eval_split)
+    def __init__(self, config: Config, accelerator: Accelerator, segmenter: Segmenter, opened: Opened) -> None:
+        self.config, self.accelerator, self.segmenter = config, accelerator, segmenter
+        opened.backbone.check_resolution("eval.resolution", config.eval.resolution)
+        self.num_classes = opened.shard_set.num_classes
+        self.samples = opened.evaluated
         self.ids = evenly(len(self.samples), config.train.validate_images)
         self.pictured = {self.ids[place] for place in evenly(len(self.ids), config.train.panels)}
+        self.source = EvaluationFeatures(config, self.samples, opened.backbone, accelerator.device, opened=opened)
         self._kept: list[_Kept | None] = []
 
     @torch.no_grad()
@@ -122,17 +116,17 @@ class Validator:
             check()
             if kept is None:
                 continue
-            straight, mirrored = self._codes(kept.feats)
+            straight, mirrored = self._codes(kept.seen.feats)
             moments += code_moments(straight)
             winners = [self.segmenter.cosines(code, LEARNED).argmax(1) for code in (straight, mirrored)]
             joint += confusion(winners[0], winners[1], clusters, clusters)
-            maps = self._predict(straight, mirrored)
-            for name, count in counts.items():
-                if kept.labels is not None:
-                    count += confusion(maps[name], kept.labels.to(joint.device), len(count), count.shape[1])
-            for place, image in kept.images.items():
-                i = kept.ids[place]
-                panels[i] = make_panel(self.samples.name(i), image, kept.labels, maps, place)
+            seen, code = kept.seen, (straight + mirrored) / 2 if self.config.eval.flip else straight
+            maps = predict_maps(self.segmenter, code, seen.size, (LEARNED,), padded=seen.padded)
+            if kept.labels is not None and self.num_classes:
+                for name, found in maps.counts(kept.labels, self.num_classes, kept.cells).items():
+                    counts[name] += found.sum(0)
+            shown = [place for place, i in enumerate(seen.ids) if i in self.pictured]
+            panels |= make_panels(self.samples, seen, shown, maps, list(maps.scores))
         joint, moments = self._sum(joint), self._sum(moments)
         counts = {name: self._sum(count) for name, count in counts.items()}
         if self.accelerator.num_processes > 1 and self.pictured:
@@ -153,38 +147,26 @@ class Validator:
         """The share of this rank, as many batches as the longest share has."""
         ranks, size = self.accelerator.num_processes, self.config.eval.batch_size
         mine = self.ids[self.accelerator.process_index :: ranks]
-        views = evaluation_views(self.config, self.samples, mine)
+        batches = self.source.batches(mine, mirrored=True, images=self.pictured)
         read: list[_Kept | None] = []
-        dtype = AUTOCAST[self.config.train.precision]
         for _ in range(0, -(-len(self.ids) // ranks), size):
             check()
-            batch = next(views, None)
-            if batch is None:
+            seen = next(batches, None)
+            if seen is None:
                 read.append(None)
                 continue
-            ids, images, labels = batch
-            on_device = images.to(self.accelerator.device)
-            with torch.autocast(on_device.device.type, dtype, enabled=dtype is not None):
-                feats = torch.cat([self.backbone(on_device), self.backbone(on_device.flip(-1))])
-            pictured = {place: images[place] for place, i in enumerate(ids) if i in self.pictured}
-            read.append(_Kept(ids, None if labels is None else signed_labels(labels), feats.half().cpu(), pictured))
+            labels = cells = None
+            if seen.labels is not None and self.num_classes:
+                labels = signed_labels(seen.labels).to(self.accelerator.device)
+                cells = cut_labels(labels, self.num_classes, (seen.feats.shape[2], seen.feats.shape[3]), seen.padded)
+            read.append(_Kept(replace(seen, feats=seen.feats.half().cpu()), labels, cells))
         return read
 
     def _codes(self, feats: Tensor) -> tuple[Tensor, Tensor]:
         """Codes of images, and of their mirror images mirrored back, float32 (B, D, h, w) each."""
-        dtype = AUTOCAST[self.config.train.precision]
-        feats = feats.to(self.accelerator.device).float()
-        with torch.autocast(feats.device.type, dtype, enabled=dtype is not None):
-            code: Tensor = self.segmenter.head(feats)
-        straight, mirrored = code.float().chunk(2)
-        return straight, mirrored.flip(-1)
-
-    def _predict(self, straight: Tensor, mirrored: Tensor) -> dict[str, Tensor]:
-        """Winning clusters and classes int64 (B, R, R) of the codes that evaluation would take."""
-        code = (straight + mirrored) / 2 if self.config.eval.flip else straight
-        side = self.config.eval.resolution
-        maps = predict_maps(self.segmenter, code, (side, side), (LEARNED,))
-        return {name: maps.argmax(name) for name in maps.scores}
+        device = self.accelerator.device
+        with training_precision(self.config, device):
+            return codes_of_both(self.segmenter.head, feats.to(device).float())
 
     def _sum(self, value: Tensor) -> Tensor:
         summed: Tensor = self.accelerator.reduce(value, "sum")

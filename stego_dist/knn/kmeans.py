@@ -19,7 +19,8 @@ def spherical_kmeans(
 ) -> NDArray[np.float32]:
     """Unit centres (k, D) of points (N, D), which are normalised first; the best of `restarts` runs is kept.
 
-    weights: what each point counts, (N,), positive; None: all the same. Raises UserError when there are fewer points than centres, or some are not finite.
+    weights: what each point counts, (N,), positive; None: all the same. Raises UserError when there are fewer points
+    than centres, or some are not finite.
     """
     import faiss
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from stego_dist.losses.distribution import Distribution
 from stego_dist.losses.sampling import PAIRS
 
-QUANTILES = {"self": 0.65, "knn": 0.65, "random": 0.90}
+QUANTILES = {"self": 0.50, "knn": 0.50, "random": 0.95}
 """The share of its correspondences that lies below the shift, hence repels, for each kind of pairs."""
 WEIGHTS = {"self": 0.67, "knn": 0.25, "random": 0.63}
 """As published for COCO-Stuff with ViT-S and for Potsdam."""

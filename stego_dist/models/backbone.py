@@ -76,6 +76,7 @@ class Backbone(nn.Module):
         self.register_buffer("mean", torch.tensor(data["mean"]).view(1, 3, 1, 1) * 255, persistent=False)
         self.register_buffer("std", torch.tensor(data["std"]).view(1, 3, 1, 1) * 255, persistent=False)
         self.name, self.pos_interp = name, pos_interp
+        self._digest: str | None = None
         self.requires_grad_(False)
         self.train(False)
 
@@ -146,12 +147,15 @@ class Backbone(nn.Module):
         return keys.transpose(1, 2).reshape(feat.shape)
 
     def weights_digest(self) -> str:
-        """Hex SHA-256 of all parameters and buffers: what fingerprints call the backbone's weights."""
-        sha = hashlib.sha256()
-        for key, value in sorted(self.model.state_dict().items()):
-            sha.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
-            sha.update(value.detach().cpu().contiguous().numpy().tobytes())
-        return sha.hexdigest()
+        """Hex SHA-256 of all parameters and buffers: what fingerprints call the backbone's weights. They are frozen, so
+        it is computed once."""
+        if self._digest is None:
+            sha = hashlib.sha256()
+            for key, value in sorted(self.model.state_dict().items()):
+                sha.update(f"{key}{tuple(value.shape)}{value.dtype}".encode())
+                sha.update(value.detach().cpu().contiguous().numpy().tobytes())
+            self._digest = sha.hexdigest()
+        return self._digest
 
     def check_resolution(self, key: str, resolution: int) -> None:
         """Raise UserError when a square input of `resolution` pixels does not fit the patch size."""

@@ -14,12 +14,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from stego_dist.errors import UserError
-from stego_dist.models.backbone import Backbone
 from stego_dist.models.head import Head, Projection
 from stego_dist.models.probes import ClusterProbe, LinearProbe, cosine_to
 from stego_dist.rundir import atomic_path
 
 FORMAT = "stego_dist.segmenter/1"
+
+Encode = Callable[[Tensor], Tensor]
+"""From features (B, C, h, w) to codes (B, D, h, w): a head, or `Segmenter.encode`."""
 
 
 class Segmenter(nn.Module):
@@ -117,22 +119,22 @@ class Segmenter(nn.Module):
 
 
 @torch.no_grad()
-def flip_averaged_code(
-    backbone: Backbone, encode: Callable[[Tensor], Tensor], images: Tensor, flip: bool = True
-) -> Tensor:
-    """½(code(x) + unflip(code(flip x))) of uint8 images (B, 3, H, W), or code(x): float32 (B, C, h, w)."""
+def averaged_code(encode: Encode, feats: Tensor, flip: bool = True) -> Tensor:
+    """Codes float32 (B, C, h, w) of features (B, D, h, w); with `flip`, ½(code(x) + unflip(code(flip x))) of features
+    (2B, D, h, w) of images and then of their mirror images."""
     if not flip:
-        code: Tensor = encode(backbone(images)).float()
+        code: Tensor = encode(feats).float()
         return code
-    straight, mirrored = codes_of_both(backbone, encode, images)
+    straight, mirrored = codes_of_both(encode, feats)
     averaged: Tensor = (straight + mirrored) / 2
     return averaged
 
 
 @torch.no_grad()
-def codes_of_both(backbone: Backbone, encode: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-    """Codes of uint8 images (B, 3, H, W), and of their mirror images mirrored back: float32 (B, C, h, w) each."""
-    straight, mirrored = encode(backbone(torch.cat([images, images.flip(-1)]))).float().chunk(2)
+def codes_of_both(encode: Encode, feats: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes of images, and of their mirror images mirrored back, float32 (B, C, h, w) each, of features (2B, D, h, w)
+    of images and then of their mirror images."""
+    straight, mirrored = encode(feats).float().chunk(2)
     return straight, mirrored.flip(-1)
 
 

@@ -11,6 +11,7 @@ import torch
 from stego_dist.config import Config
 from stego_dist.engine.calibrate import as_trained
 from stego_dist.engine.learner import Learner
+from stego_dist.engine.opened import Opened
 from stego_dist.engine.setup import make_accelerator
 from stego_dist.engine.train import train
 from stego_dist.losses.calibration import WEIGHTS
@@ -68,7 +69,8 @@ def test_an_adaptive_configuration_gives_its_numbers_to_the_step(prepared, tmp_p
         "loss.knn_pair.weight=0.5",
     )  # fmt: skip
     (tmp_path / "run").mkdir()
-    learner = Learner(config, make_accelerator(), RunDir(tmp_path / "run"))
+    accelerator = make_accelerator()
+    learner = Learner(config, accelerator, RunDir(tmp_path / "run"), Opened(config, accelerator.device))
     settings = learner.model.settings
     expected = chosen(record_of(config))
     assert settings.shifts == (expected["self"][1], expected["knn"][1], Adaptive(False, 0.11, 3.5))

@@ -16,6 +16,7 @@ from stego_dist.config import Config, load_config
 from stego_dist.engine import calibrate as calibrating
 from stego_dist.engine.calibrate import calibrate_config
 from stego_dist.engine.learner import Learner
+from stego_dist.engine.opened import Opened
 from stego_dist.engine.results import evaluate_run
 from stego_dist.engine.setup import make_accelerator
 from stego_dist.engine.train import train
@@ -62,7 +63,8 @@ def trained(prepared, tmp_path_factory) -> Config:
 def test_correspondences_are_those_of_the_first_batches_of_training(prepared, trained):
     """Quantiles over all values of what the feed hands to the steps 0 and 1 (the first of two groups), as the loss
     centres and pairs them."""
-    learner = Learner(trained, make_accelerator(), RunDir(Path(trained.run_dir)))
+    accelerator = make_accelerator()
+    learner = Learner(trained, accelerator, RunDir(Path(trained.run_dir)), Opened(trained, accelerator.device))
     feed, values, ids = learner.batches(0), {"self": [], "knn": [], "random": []}, []
     for step, groups in ((0, range(2)), (1, range(1))):
         batch = next(feed)

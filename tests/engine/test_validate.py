@@ -11,10 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from stego_dist.data.manifest import ShardSet
-from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.evaluate import evaluate
-from stego_dist.engine.inputs import make_backbone, make_segmenter
+from stego_dist.engine.inputs import make_segmenter
+from stego_dist.engine.opened import Opened
 from stego_dist.engine.results import evaluate_run
 from stego_dist.engine.selection import Selected, better, describe
 from stego_dist.engine.setup import make_accelerator
@@ -30,18 +29,17 @@ from tests.tiny import build_shards, config_at, embed_and_search
 
 
 def parts(config):
-    shard_set = ShardSet.open(config.data.shards)
-    backbone = make_backbone(config)
-    return backbone, make_segmenter(config, backbone.dim, shard_set).eval(), shard_set
+    opened = Opened(config, torch.device("cpu"))
+    return make_segmenter(config, opened.backbone.dim, opened.shard_set).eval(), opened
 
 
 def test_all_images_give_the_numbers_of_evaluation(prepared):
     config = config_at(prepared, "train.validate_every=1", "train.panels=2")
-    backbone, segmenter, shard_set = parts(config)
+    segmenter, opened = parts(config)
     accelerator = make_accelerator()
-    validator = make_validator(config, accelerator, backbone, segmenter, shard_set)
+    validator = make_validator(config, accelerator, segmenter, opened)
     first, second = validator(), validator()  # the second from kept features
-    expected = evaluate(config, accelerator, segmenter, backbone, clusters=("learned",)).results["measures"]
+    expected = evaluate(config, accelerator, segmenter, opened.backbone, clusters=("learned",)).results["measures"]
     for found in (first, second):
         for name in ("learned", "linear"):
             for measure in ("accuracy", "miou"):
@@ -55,15 +53,15 @@ def test_all_images_give_the_numbers_of_evaluation(prepared):
 
 def test_the_label_free_score_is_that_of_its_definition(prepared):
     config = config_at(prepared, "train.validate_every=1")
-    backbone, segmenter, shard_set = parts(config)
-    numbers = make_validator(config, make_accelerator(), backbone, segmenter, shard_set)().numbers
-    samples = ShardSamples(shard_set, "val")
+    segmenter, opened = parts(config)
+    numbers = make_validator(config, make_accelerator(), segmenter, opened)().numbers
+    samples = opened.evaluated
     joint, moments = np.zeros((2, 2), np.int64), torch.zeros(8, dtype=torch.float64)
     with torch.no_grad():
         for i in range(len(samples)):
             image = samples.view(i, 40, "bilinear")[0][None]
-            straight = segmenter.head(backbone(image))
-            mirrored = segmenter.head(backbone(image.flip(-1))).flip(-1)
+            straight = segmenter.head(opened.backbone(image))
+            mirrored = segmenter.head(opened.backbone(image.flip(-1))).flip(-1)
             winners = [segmenter.cosines(code, "learned").argmax(1).flatten() for code in (straight, mirrored)]
             np.add.at(joint, tuple(w.numpy() for w in winners), 1)
             moments += code_moments(straight)

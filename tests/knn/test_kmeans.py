@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stego_dist.errors import UserError
-from stego_dist.knn.kmeans import spherical_kmeans
+from stego_dist.knn.kmeans import assign, density_weights, margin, spherical_kmeans
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -107,3 +107,38 @@ def test_too_few_points():
         spherical_kmeans(points, 5, restarts=1, iterations=2, seed=0)
     centres = spherical_kmeans(points, 4, restarts=1, iterations=2, seed=0)
     np.testing.assert_allclose(np.sort(centres @ points.T, 1)[:, -1], 1, atol=1e-6)
+
+
+def test_weights_are_what_a_point_counts():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(60, 5)).astype(np.float32)
+    counts = rng.integers(1, 4, 60)
+    kwargs = {"restarts": 8, "iterations": 40, "seed": 0}
+    weighted = spherical_kmeans(points, 3, **kwargs, weights=counts.astype(np.float32))
+    repeated = spherical_kmeans(np.repeat(points, counts, axis=0), 3, **kwargs)
+    cosines = weighted @ repeated.T
+    assert sorted(cosines.argmax(1)) == [0, 1, 2]
+    assert cosines.max(1) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_nearest_centres_and_margin_against_brute_force():
+    rng = np.random.default_rng(1)
+    points, centres = rng.normal(size=(50, 6)).astype(np.float32), unit(rng.normal(size=(4, 6))).astype(np.float32)
+    cosines = np.sort(unit(points) @ centres.T, 1)[:, ::-1]
+    nearest, found = assign(points, centres)
+    assert (nearest == (unit(points) @ centres.T).argmax(1)).all()
+    assert found == pytest.approx(cosines[:, :2], abs=1e-6)
+    assert margin(points, centres) == pytest.approx(float((cosines[:, 0] - cosines[:, 1]).mean()), abs=1e-6)
+    assert margin(points, centres[:1]) == 0.0
+
+
+def test_points_in_dense_cells_count_less():
+    rng = np.random.default_rng(2)
+    axes = np.eye(4, 6, dtype=np.float32)
+    sizes = np.array([400, 100, 25, 25])
+    points = np.repeat(axes, sizes, axis=0) + 0.01 * rng.normal(size=(550, 6)).astype(np.float32)
+    weights = density_weights(points, 4, 1.0, iterations=30, seed=3)
+    assert weights.mean() == pytest.approx(1.0, abs=1e-5)
+    masses = np.add.reduceat(weights, np.concatenate([[0], sizes.cumsum()[:-1]]))
+    assert masses == pytest.approx(550 / 4, rel=1e-3)
+    assert density_weights(points, 4, 0.0, iterations=5, seed=3) == pytest.approx(1.0)
