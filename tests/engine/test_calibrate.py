@@ -116,7 +116,7 @@ def test_the_numbers_enter_the_loss(prepared, trained, tmp_path):
     assert_same_weights(Path(config.run_dir), Path(trained.run_dir))
     told = json.loads((tmp_path / "partly" / "status.json").read_text())["coefficients"]
     assert told["self"]["shift_from"] == "auto" and told["knn"]["shift_from"] == "configuration"
-    assert record_of(config)["kinds"]["knn"]["above_configured"] == pytest.approx(0.35, abs=1e-3)
+    assert record_of(config)["kinds"]["knn"]["above_configured"] == pytest.approx(0.5, abs=1e-3)
 
 
 def test_a_resumed_run_keeps_its_coefficients(prepared, trained, tmp_path, monkeypatch, capsys):

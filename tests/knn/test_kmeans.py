@@ -111,14 +111,16 @@ def test_too_few_points():
 
 def test_weights_are_what_a_point_counts():
     rng = np.random.default_rng(0)
-    points = rng.normal(size=(60, 5)).astype(np.float32)
-    counts = rng.integers(1, 4, 60)
-    kwargs = {"restarts": 8, "iterations": 40, "seed": 0}
-    weighted = spherical_kmeans(points, 3, **kwargs, weights=counts.astype(np.float32))
-    repeated = spherical_kmeans(np.repeat(points, counts, axis=0), 3, **kwargs)
-    cosines = weighted @ repeated.T
-    assert sorted(cosines.argmax(1)) == [0, 1, 2]
-    assert cosines.max(1) == pytest.approx(1.0, abs=1e-4)
+    axes = np.repeat(np.eye(3, 5), 40, axis=0)
+    points = (axes + 0.2 * rng.normal(size=axes.shape)).astype(np.float32)
+    counts = rng.integers(1, 9, len(points))
+    weighted = spherical_kmeans(points, 3, restarts=8, iterations=40, seed=0, weights=counts.astype(np.float32))
+    expected = unit(
+        np.stack([(counts[part, None] * unit(points[part])).sum(0) for part in np.arange(120).reshape(3, 40)])
+    )
+    plain = spherical_kmeans(points, 3, restarts=8, iterations=40, seed=0)
+    assert np.abs(weighted[(weighted @ expected.T).argmax(0)] - expected).max() < 1e-4
+    assert np.abs(plain[(plain @ expected.T).argmax(0)] - expected).max() > 1e-3
 
 
 def test_nearest_centres_and_margin_against_brute_force():
@@ -134,11 +136,12 @@ def test_nearest_centres_and_margin_against_brute_force():
 
 def test_points_in_dense_cells_count_less():
     rng = np.random.default_rng(2)
-    axes = np.eye(4, 6, dtype=np.float32)
-    sizes = np.array([400, 100, 25, 25])
-    points = np.repeat(axes, sizes, axis=0) + 0.01 * rng.normal(size=(550, 6)).astype(np.float32)
-    weights = density_weights(points, 4, 1.0, iterations=30, seed=3)
+    points = (np.repeat(np.eye(4, 6), [400, 100, 25, 25], axis=0) + 0.01 * rng.normal(size=(550, 6))).astype(np.float32)
+    weights = density_weights(points, 8, 1.0, iterations=30, seed=3)
     assert weights.mean() == pytest.approx(1.0, abs=1e-5)
-    masses = np.add.reduceat(weights, np.concatenate([[0], sizes.cumsum()[:-1]]))
-    assert masses == pytest.approx(550 / 4, rel=1e-3)
+    cell, _ = assign(points, spherical_kmeans(points, 8, restarts=1, iterations=30, seed=3))
+    masses = np.bincount(cell, weights)
+    assert masses == pytest.approx(masses.mean(), rel=1e-4), "every cell weighs the same"
+    half = density_weights(points, 8, 0.5, iterations=30, seed=3)
+    assert np.square(half / half[0]) == pytest.approx(weights / weights[0], rel=1e-4)
     assert density_weights(points, 4, 0.0, iterations=5, seed=3) == pytest.approx(1.0)

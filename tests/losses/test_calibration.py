@@ -22,7 +22,6 @@ def test_the_shift_is_the_quantile_of_all_values():
     for kind, found in chosen.items():
         assert found.shift == pytest.approx(np.quantile(values[kind], QUANTILES[kind]), abs=2e-4)
         assert found.shift == round(found.shift, 4) and found.weight == WEIGHTS[kind]
-        assert QUANTILES[kind] > 0.5  # most pairs repel: else all codes become equal
 
 
 def test_shares_are_those_of_counted_pairs():
