@@ -174,6 +174,8 @@ class EvalConfig(Section):
     torch elsewhere."""
     crf_workers: Positive | None = None
     """Processes for the CRF per rank, on a CPU; none: one a core."""
+    score_images: Annotated[int, Field(ge=2)] = 48
+    """Training images, evenly spread, that the label-free score looks at, each in two views."""
     panels: Annotated[int, Field(ge=0)] = 8
     """Pictures written: image, label, clusters in matched colours, linear probe, and what the CRF made of them; spread
     over the split, and with labels a third as many of each of the best, median and worst images."""

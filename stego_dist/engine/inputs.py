@@ -140,6 +140,16 @@ def evaluated_views(config: Config) -> list[Views]:
     return [Views(config.data.eval_split, resolution, ("straight", "mirrored")) for resolution in resolutions]
 
 
+def scored_views(config: Config) -> Views:
+    """What the label-free score looks at: some training images, straight and enlarged."""
+    return Views(config.data.train_split, config.data.resolution, ("straight", "zoomed"), config.eval.score_images)
+
+
+def kept_views(config: Config) -> list[Views]:
+    """All that the features job keeps beside the bank; nothing with eval.features=online."""
+    return [] if config.eval.features == "online" else [*evaluated_views(config), scored_views(config)]
+
+
 def knn_fingerprint(config: Config, features: Fingerprint) -> Fingerprint:
     """Everything that the neighbour table depends on; memory, workers and library are not among it.
 
@@ -173,14 +183,13 @@ def open_table(config: Config, fingerprint: Fingerprint) -> KnnTable:
     return KnnTable(knn_dir(config), knn_fingerprint(config, fingerprint), REMEDY)
 
 
-def open_views(config: Config, shard_set: ShardSet, backbone: Backbone, resolution: int) -> ViewStore | None:
-    """What was kept of the evaluated images at a resolution; None: the backbone computes it.
+def open_views(config: Config, shard_set: ShardSet, backbone: Backbone, views: Views) -> ViewStore | None:
+    """What was kept of these views; None: the backbone computes it.
 
     With eval.features=auto that is where nothing was kept, or only of another input, which is said. With
     eval.features=bank both are refused (UserError, StaleInputError).
     """
-    views = next((views for views in evaluated_views(config) if views.resolution == resolution), None)
-    if views is None:
+    if views not in kept_views(config):
         return None
     root, insist = views_dir(config, views), config.eval.features == "bank"
     if not insist and not (root / "manifest.json").exists():

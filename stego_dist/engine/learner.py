@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.engine.calibrate import calibrate, calibrated_for_training, calibration_fingerprint
-from stego_dist.engine.clusters import draw_codes, find_run_clusters, find_unless
+from stego_dist.engine.clusters import Clusters, draw_codes, find_run_clusters, find_unless
 from stego_dist.engine.coefficients import loss_settings
 from stego_dist.engine.feed import Batch
 from stego_dist.engine.forward import Forward
@@ -107,35 +108,34 @@ class Learner:
         return scale
 
     def cluster(self, stop: StopFlag) -> tuple[float, dict[str, Any]]:
-        """Put k-means centres of training codes into the segmenter (on the main process).
+        """Put k-means centres of training codes into the segmenter, found on the main process, on all ranks.
 
-        Returns there the largest cluster's share and how clusters were found, elsewhere 0 and nothing. Raises Stopped
-        when `stop` is raised.
+        Returns the largest cluster's share and how clusters were found. Raises Stopped when `stop` is raised.
         """
         console.say("clustering training codes by k-means")
         features = features_of(self.config, self.samples, self.backbone, self.bank, self.device)
         self.segmenter.eval()
-        head, share = self.segmenter.head, 0.0
+        head = self.segmenter.head
         drawn = draw_codes(
             self.config, self.accelerator, len(self.samples), features,
             lambda feats: torch.cat([head(feats), feats], 1), check=lambda: stop.check(self.accelerator),
         )  # fmt: skip
-        how: dict[str, Any] = {}
+        found: list[Clusters | None] = [None]
 
         def work() -> None:
-            nonlocal share
             codes, feats = np.split(drawn, [head.code_dim], 1)
             number = self.segmenter.num_clusters
-            found = find_unless(lambda: stop.raised, lambda: find_run_clusters(self.config, codes, feats, number))
-            if found is not None:
-                self.segmenter.set_kmeans(found.centres, found.feature_weight)
-                share = found.largest
-                how.update(found.record())
-                console.say(f"  {found}")
+            found[0] = find_unless(lambda: stop.raised, lambda: find_run_clusters(self.config, codes, feats, number))
 
         on_main_process(self.accelerator, work)
         stop.check(self.accelerator)
-        return share, how
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(found)
+        clusters = found[0]
+        assert clusters is not None
+        self.segmenter.set_kmeans(clusters.centres, clusters.feature_weight)
+        console.say(f"  {clusters}")
+        return clusters.largest, clusters.record()
 
 
 def _cut(batch: Batch, groups: range, parts: int) -> Iterator[tuple[Batch, range]]:

@@ -18,7 +18,7 @@ from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.inputs import features_fingerprint, knn_dir, make_backbone, open_table, open_views
 from stego_dist.engine.supply import open_bank
 from stego_dist.features.bank import Bank
-from stego_dist.features.views import ViewStore
+from stego_dist.features.views import Views, ViewStore
 from stego_dist.knn.table import KnnTable
 from stego_dist.models.backbone import Backbone
 from stego_dist.rundir import Fingerprint
@@ -29,7 +29,7 @@ class Opened:
 
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config, self.device = config, device
-        self._views: dict[int, ViewStore | None] = {}
+        self._views: dict[Views, ViewStore | None] = {}
 
     @cached_property
     def shard_set(self) -> ShardSet:
@@ -66,11 +66,11 @@ class Opened:
         """Features of training samples; None when they are computed online."""
         return open_bank(self.config, self.fingerprint, self.device)
 
-    def views(self, resolution: int) -> ViewStore | None:
-        """What was kept of the evaluated images at a resolution, as eval.features says; None: it is computed."""
-        if resolution not in self._views:
-            self._views[resolution] = open_views(self.config, self.shard_set, self.backbone, resolution)
-        return self._views[resolution]
+    def views(self, views: Views) -> ViewStore | None:
+        """What was kept of these views, as eval.features says; None: it is computed."""
+        if views not in self._views:
+            self._views[views] = open_views(self.config, self.shard_set, self.backbone, views)
+        return self._views[views]
 
 
 _last: tuple[dict[str, Any], Opened] | None = None
@@ -99,6 +99,6 @@ def _key(config: Config, device: torch.device) -> dict[str, Any]:
         **sections,
         "device": str(device),
         "train": (t.features, t.bank),
-        "eval": (e.features, e.crop, e.resolution, e.more_resolutions),
+        "eval": (e.features, e.crop, e.resolution, e.more_resolutions, e.score_images),
         "files": {str(path): (s.st_size, s.st_mtime_ns) for path in declared if path.is_file() and (s := path.stat())},
     }

@@ -70,7 +70,7 @@ def evaluate_one(
         return None
     add_findings(config, run, segmenter, backbone, evaluation, accelerator.device)
     header = {"format": FORMAT, "run": config.name, "step": meta["step"], "seed": config.seed}
-    header["selected"] = meta["selected"]
+    header |= {name: meta[name] for name in ("selected", "clustering", "label_free") if name in meta}
     header |= {"backbone": config.backbone.name, "weights": config.backbone.weights}
     header |= {"dataset": ShardSet.open(config.data.shards, config.data.storage).manifest.card.name}
     header |= {"coefficients": describe_coefficients(asked, config.loss)}

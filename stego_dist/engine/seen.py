@@ -19,6 +19,7 @@ from stego_dist.data.transforms import Crop
 from stego_dist.engine.inputs import open_views, training_precision
 from stego_dist.engine.opened import Opened
 from stego_dist.engine.views import evaluation_views
+from stego_dist.features.views import Views
 from stego_dist.models.backbone import Backbone
 
 
@@ -61,12 +62,13 @@ class EvaluationFeatures:
     ) -> None:
         self.config, self.samples, self.backbone, self.device = config, samples, backbone, device
         self.resolution, self.crop = resolution or config.eval.resolution, crop
+        views = Views(config.data.eval_split, self.resolution, ("straight", "mirrored"))
         if crop == "none":
             self.store = None
         elif opened is not None:
-            self.store = opened.views(self.resolution)
+            self.store = opened.views(views)
         else:
-            self.store = open_views(config, samples.shard_set, backbone, self.resolution)
+            self.store = open_views(config, samples.shard_set, backbone, views)
 
     def batches(self, ids: Sequence[int], *, mirrored: bool, images: Collection[int] = ()) -> Iterator[Seen]:
         """These images in batches of at most eval.batch_size; `images`: those that are themselves wanted.

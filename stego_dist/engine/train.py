@@ -121,6 +121,7 @@ class Trainer:
         self.asked, self.config = config.loss, learner.config
         self.segmenter, self.optimiser = learner.segmenter, learner.optimiser
         self.validator = make_validator(config, accelerator, self.segmenter, opened)
+        self.score = self.validator.score if self.validator else None
         self.state = restore_run(run, accelerator, self.segmenter, self.optimiser)
         start_trackers(self.config, run, accelerator, self.state.step)
         if accelerator.is_main_process:
@@ -276,11 +277,18 @@ class Trainer:
             state.selected = None
         share, clustering = self.learner.cluster(self.stop)
         self.monitor.finished(share)
+        found = {"clustering": clustering}
+        if self.score is not None:
+            score = self.score(self.segmenter, self.config.eval.clusters)
+            found["label_free"] = {name.removeprefix("val/"): value for name, value in score.items()}
+            value, error = score["val/label_free"], score["val/label_free_error"]
+            console.say(f"label-free score of the {self.config.eval.clusters} clusters: {value:.4f} ± {error:.4f}")
 
         def save() -> None:
             try:
-                meta = {"step": chosen["step"], "name": self.config.name, "selected": chosen, "clustering": clustering}
-                self.segmenter.save(self.run.model, **meta)
+                self.segmenter.save(
+                    self.run.model, step=chosen["step"], name=self.config.name, selected=chosen, **found
+                )
                 self._write_status("done", 0)
             except (OSError, SafetensorError) as error:
                 raise UserError(f"could not write {self.run.model}: {error}; free space and resume") from None

@@ -22,6 +22,7 @@ from accelerate import Accelerator
 
 from stego_dist.config import Config
 from stego_dist.engine.evaluate import evaluate
+from stego_dist.engine.label_free import LabelFree
 from stego_dist.engine.opened import Opened, keep_opened
 from stego_dist.engine.record import refuse_other_settings, settings
 from stego_dist.engine.setup import make_accelerator
@@ -99,11 +100,13 @@ def _is_trained(run: RunDir, config: Config) -> bool:
 
 def _numbers(config: Config, run: RunDir, accelerator: Accelerator, opened: Opened) -> dict[str, float]:
     """Validation and evaluation of the finished model; none of a shard set without the split."""
-    if config.data.eval_split not in opened.shard_set.splits:
-        return {}
     segmenter = Segmenter.load(run.model)[0].to(accelerator.device)
-    numbers = dict(Validator(config, accelerator, segmenter, opened)().numbers)
+    if config.data.eval_split not in opened.shard_set.splits:
+        return LabelFree(config, accelerator, opened)(segmenter, "kmeans")
+    validator = Validator(config, accelerator, segmenter, opened)
+    numbers = dict(validator().numbers)
     del numbers["val/seconds"]
+    numbers |= validator.score(segmenter, config.eval.clusters)
     results = evaluate(config, accelerator, segmenter, opened.backbone, brief=True, opened=opened).results
     measures = results.get("measures", {})
     for name, found in {"": measures.get(results["headline_clusters"], {}), **measures}.items():

@@ -1,8 +1,9 @@
-"""Validation while training: a few evaluation images, always the same ones; seconds, not minutes.
+"""Validation while training: a few images, always the same ones; seconds, not minutes.
 
-1. once: a rank takes every n-th image and keeps the features of it and of its mirror image (float16);
-2. each time: codes by the head as it is, counts of learned clusters and linear probe against labels, clusters of the
-   image against those of its mirror image, moments of the codes; summed over ranks;
+1. once: a rank takes every n-th image of the evaluated split and keeps the features of it and of its mirror image
+   (float16);
+2. each time: codes by the head as it is, counts of learned clusters and linear probe against labels, summed over ranks;
+   and the label-free score of the learned clusters on training images (engine/label_free.py);
 3. out: numbers named val/…, and panels of some of the images.
 
 Nothing here draws at random or changes what training sees.
@@ -22,18 +23,18 @@ from torch import Tensor
 from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.engine.inputs import training_precision
+from stego_dist.engine.label_free import LabelFree
 from stego_dist.engine.opened import Opened
 from stego_dist.engine.panel import Panel, make_panels
 from stego_dist.engine.per_image import evenly
 from stego_dist.engine.predict import LINEAR, predict_maps
 from stego_dist.engine.seen import EvaluationFeatures, Seen
 from stego_dist.engine.step import signed_labels
-from stego_dist.errors import ConfigError, UserError
+from stego_dist.errors import ConfigError
 from stego_dist.metrics.cells import LabelCells, cut_labels
-from stego_dist.metrics.confusion import confusion, scores
-from stego_dist.metrics.label_free import code_moments, label_free_score, mutual_information, self_random_gap
+from stego_dist.metrics.confusion import scores
 from stego_dist.metrics.matching import Matching, match_clusters
-from stego_dist.models.segmenter import Segmenter, codes_of_both
+from stego_dist.models.segmenter import Segmenter, averaged_code
 
 LEARNED = "learned"
 
@@ -60,26 +61,21 @@ class _Kept:
 
 
 def make_validator(config: Config, accelerator: Accelerator, segmenter: Segmenter, opened: Opened) -> Validator | None:
-    """The validator of a training run, or None where validation is off or has no images.
+    """The validator of a training run, or None where validation is off.
 
     Raises UserError where train.select can't be had.
     """
     t, shard_set = config.train, opened.shard_set
     if not t.validation_interval:
         return None
-    if t.select == "last" and config.data.eval_split not in shard_set.splits:
-        console.say(f"no validation: {shard_set.root} has no split {config.data.eval_split}")
-        return None
     validator = Validator(config, accelerator, segmenter, opened)
-    if t.select == "miou" and not validator.samples.split.labelled:
+    if validator.samples is None:
+        console.say(f"{shard_set.root} has no split {config.data.eval_split}: validation is the label-free score alone")
+    labelled = validator.samples is not None and validator.samples.split.labelled
+    if t.select == "miou" and not labelled:
         raise ConfigError(
             f"train.select=miou needs labels, which split {config.data.eval_split} of {shard_set.root} has not; "
             "use label_free or last"
-        )
-    if t.select == "label_free" and len(validator.ids) < 2:
-        raise UserError(
-            f"train.select=label_free compares images, but split {config.data.eval_split} of {shard_set.root} has "
-            f"{len(validator.ids)}; use train.select=last"
         )
     return validator
 
@@ -91,10 +87,13 @@ class Validator:
         self.config, self.accelerator, self.segmenter = config, accelerator, segmenter
         opened.backbone.check_resolution("eval.resolution", config.eval.resolution)
         self.num_classes = opened.shard_set.num_classes
-        self.samples = opened.evaluated
-        self.ids = evenly(len(self.samples), config.train.validate_images)
+        self.samples = opened.evaluated if config.data.eval_split in opened.shard_set.splits else None
+        self.ids = [] if self.samples is None else evenly(len(self.samples), config.train.validate_images)
         self.pictured = {self.ids[place] for place in evenly(len(self.ids), config.train.panels)}
-        self.source = EvaluationFeatures(config, self.samples, opened.backbone, accelerator.device, opened=opened)
+        self.score = LabelFree(config, accelerator, opened)
+        self.source = None
+        if self.samples is not None:
+            self.source = EvaluationFeatures(config, self.samples, opened.backbone, accelerator.device, opened=opened)
         self._kept: list[_Kept | None] = []
 
     @torch.no_grad()
@@ -103,35 +102,29 @@ class Validator:
         start = time.perf_counter()
         if not self._kept:
             self._kept = self._read(check)
-        clusters = self.segmenter.num_clusters
-        joint = torch.zeros(clusters, clusters, dtype=torch.int64, device=self.accelerator.device)
-        moments = torch.zeros(self.segmenter.head.code_dim + 2, dtype=torch.float64, device=self.accelerator.device)
+        clusters, device = self.segmenter.num_clusters, self.accelerator.device
         counts: dict[str, Tensor] = {}
-        if self.samples.split.labelled and self.num_classes:
-            counts[LEARNED] = joint.new_zeros(clusters, self.num_classes)
+        if self.samples is not None and self.samples.split.labelled and self.num_classes:
+            counts[LEARNED] = torch.zeros(clusters, self.num_classes, dtype=torch.int64, device=device)
             if self.segmenter.linear is not None:
-                counts[LINEAR] = joint.new_zeros(self.num_classes, self.num_classes)
+                counts[LINEAR] = counts[LEARNED].new_zeros(self.num_classes, self.num_classes)
         panels: dict[int, Panel] = {}
         for kept in self._kept:
             check()
             if kept is None:
                 continue
-            straight, mirrored = self._codes(kept.seen.feats)
-            moments += code_moments(straight)
-            winners = [self.segmenter.cosines(code, LEARNED).argmax(1) for code in (straight, mirrored)]
-            joint += confusion(winners[0], winners[1], clusters, clusters)
-            seen, code = kept.seen, (straight + mirrored) / 2 if self.config.eval.flip else straight
+            seen, code = kept.seen, self._code(kept.seen.feats)
             maps = predict_maps(self.segmenter, code, seen.size, (LEARNED,), padded=seen.padded)
             if kept.labels is not None and self.num_classes:
                 for name, found in maps.counts(kept.labels, self.num_classes, kept.cells).items():
                     counts[name] += found.sum(0)
             shown = [place for place, i in enumerate(seen.ids) if i in self.pictured]
+            assert self.samples is not None
             panels |= make_panels(self.samples, seen, shown, maps, list(maps.scores))
-        joint, moments = self._sum(joint), self._sum(moments)
         counts = {name: self._sum(count) for name, count in counts.items()}
         if self.accelerator.num_processes > 1 and self.pictured:
             panels = {i: panel for part in gather_object([panels]) for i, panel in part.items()}
-        validation = Validation(_label_free_numbers(joint, moments), [panels[i] for i in sorted(panels)])
+        validation = Validation(self.score(self.segmenter, LEARNED), [panels[i] for i in sorted(panels)])
         for name, count in counts.items():
             matrix = count.cpu().numpy()
             if name == LEARNED:
@@ -146,9 +139,11 @@ class Validator:
     def _read(self, check: Callable[[], None]) -> list[_Kept | None]:
         """The share of this rank, as many batches as the longest share has."""
         ranks, size = self.accelerator.num_processes, self.config.eval.batch_size
-        mine = self.ids[self.accelerator.process_index :: ranks]
-        batches = self.source.batches(mine, mirrored=True, images=self.pictured)
         read: list[_Kept | None] = []
+        mine = self.ids[self.accelerator.process_index :: ranks]
+        if self.source is None:
+            return read
+        batches = self.source.batches(mine, mirrored=True, images=self.pictured)
         for _ in range(0, -(-len(self.ids) // ranks), size):
             check()
             seen = next(batches, None)
@@ -162,24 +157,13 @@ class Validator:
             read.append(_Kept(replace(seen, feats=seen.feats.half().cpu()), labels, cells))
         return read
 
-    def _codes(self, feats: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes of images, and of their mirror images mirrored back, float32 (B, D, h, w) each."""
-        device = self.accelerator.device
+    def _code(self, feats: Tensor) -> Tensor:
+        """Codes float32 (B, D, h, w), averaged with those of the mirror images where evaluation does so."""
+        device, flip = self.accelerator.device, self.config.eval.flip
         with training_precision(self.config, device):
-            return codes_of_both(self.segmenter.head, feats.to(device).float())
+            feats = feats.to(device).float()
+            return averaged_code(self.segmenter.head, feats if flip else feats[: len(feats) // 2], flip)
 
     def _sum(self, value: Tensor) -> Tensor:
         summed: Tensor = self.accelerator.reduce(value, "sum")
         return summed
-
-
-def _label_free_numbers(joint: Tensor, moments: Tensor) -> dict[str, float]:
-    counts = joint.cpu().numpy()
-    numbers = {
-        "val/information": mutual_information(counts),
-        "val/largest_cluster": float(counts.sum(1).max() / max(1, counts.sum())),
-    }
-    if moments[-1] >= 2:
-        gap = self_random_gap(moments.cpu())
-        numbers |= {"val/self_random_gap": gap, "val/label_free": label_free_score(counts, gap)}
-    return numbers

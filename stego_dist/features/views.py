@@ -59,6 +59,11 @@ class Views:
         return found
 
 
+def zoomed_share(side: int) -> float:
+    """Share of the side that a zoomed view of a square of `side` pixels shows, in whole pixels."""
+    return max(1, round(side * ZOOM)) / side
+
+
 def seen(images: Tensor, kind: Kind) -> Tensor:
     """uint8 images (B, 3, R, R) in another way: uint8, or float32 in 0…255 where they are enlarged."""
     if kind == "straight":
@@ -66,7 +71,7 @@ def seen(images: Tensor, kind: Kind) -> Tensor:
     if kind == "mirrored":
         return images.flip(-1)
     side = images.shape[-1]
-    shown = max(1, round(side * ZOOM))
+    shown = round(side * zoomed_share(side))
     first = (side - shown) // 2
     middle = images[..., first : first + shown, first : first + shown].float()
     return F.interpolate(middle, (side, side), mode="bilinear", align_corners=False)

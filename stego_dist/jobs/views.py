@@ -20,7 +20,7 @@ from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.inputs import AUTOCAST, evaluated_views, views_dir, views_fingerprint
+from stego_dist.engine.inputs import AUTOCAST, kept_views, views_dir, views_fingerprint
 from stego_dist.errors import StaleInputError, UserError
 from stego_dist.features.embed import Recipe
 from stego_dist.features.views import Ids, Views, ViewStore, embed_views, write_manifest
@@ -97,14 +97,14 @@ def views_bytes(views: Views, dim: int, grid: int, labelled: bool) -> int:
 
 
 def view_jobs(config: Config, shard_set: ShardSet, backbone: Backbone, *, overwrite: bool) -> list[ViewJob]:
-    """The stores that evaluation reads; says what can't be kept, and why.
+    """The stores that evaluation and the label-free score read; says what can't be kept, and why.
 
     Raises StaleInputError naming what differs in one that was made from something else, unless it is to be overwritten.
     """
     if config.eval.crop != "centre" and config.eval.features != "online":
         console.say("whole images (eval.crop=none) have sizes of their own: their features are not kept")
     jobs = []
-    for views in evaluated_views(config):
+    for views in kept_views(config):
         if views.split not in shard_set.splits or not shard_set.split(views.split).num_samples:
             console.say(f"{shard_set.root} has no images of split {views.split}: no features are kept for evaluation")
             continue

@@ -29,11 +29,11 @@ CURVES: Sequence[tuple[str, str, str, tuple[str, ...]]] = (
     ("Adaptive shifts", "shift", "shift/", ("self", "knn", "random")),
     ("Validation: mIoU", "mIoU", "val/miou_", ("learned", "linear")),
     ("Validation: accuracy", "accuracy", "val/accuracy_", ("learned", "linear")),
-    ("Validation: label-free score", "score", "val/", ("label_free", "self_random_gap")),
+    ("Validation: label-free score", "score", "val/", ("label_free", "information", "spread")),
 )
 """Title, axis, beginning of the names, and the names."""
 Marks = Mapping[str, Sequence[tuple[float, str]]]
-NAMES = {"correspondence": "all three, weighted", "label_free": "score", "self_random_gap": "self minus random"}
+NAMES = {"correspondence": "all three, weighted", "label_free": "score", "spread": "1 − mean code correlation"}
 
 
 def histograms(results: Mapping[str, Any]) -> list[Markup]:

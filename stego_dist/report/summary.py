@@ -71,12 +71,32 @@ def facts(results: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tup
         ("Weights chosen", selection(dict(results)) or "those of the last step"),
         ("Chosen by labels", "yes" if chosen.get("uses_labels") else "no"),
         ("Headline clusters", readable(results["headline_clusters"])),
+        ("k-means clusters", clustering(results)),
+        ("Label-free score", label_free(results)),
         ("Shards", str(inputs.get("shards", "unknown"))[:16]),
         ("Code", f"stego_dist {provenance.get('stego_dist', '?')}, revision {provenance.get('code_revision', '?')}"),
         ("Made with", ", ".join(f"{k} {provenance[k]}" for k in ("torch", "timm", "python") if k in provenance)),
         ("Device", str(provenance.get("device", "unknown"))),
     ]
     return [(term, text) for term, text in known if text]
+
+
+def clustering(results: Mapping[str, Any]) -> str:
+    """Which space the run's k-means clusters were found in, in words; "" where that is not known."""
+    found = results.get("clustering")
+    if not found:
+        return ""
+    weight = found["feature_weight"]
+    text = f"of codes beside features that count {weight:.3g}" if weight else "of codes alone"
+    margins = found["margins"]
+    apart = f" (apart by {margins['codes']:.3f} in codes, {margins['features']:.3f} in features)" if margins else ""
+    return text + apart
+
+
+def label_free(results: Mapping[str, Any]) -> str:
+    """The label-free score with its error; "" where there is none."""
+    found = results.get("label_free")
+    return f"{found['label_free']:.4f} ± {found['label_free_error']:.4f}" if found else ""
 
 
 def _coefficients(results: Mapping[str, Any], what: str) -> str:

@@ -12,7 +12,7 @@ import torch
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.baselines import parse_baselines, run_baselines
 from stego_dist.engine.evaluate import evaluate
-from stego_dist.engine.inputs import make_segmenter
+from stego_dist.engine.inputs import evaluated_views, make_segmenter
 from stego_dist.engine.mirror import mirror_counts
 from stego_dist.engine.opened import Opened, keep_opened
 from stego_dist.engine.seen import EvaluationFeatures
@@ -136,11 +136,12 @@ def test_what_was_not_kept_is_computed_or_asked_for(kept, capfd):
 def test_what_is_open_is_shared_until_something_changes(kept, tmp_path):
     root = Path(shutil.copytree(kept, tmp_path / "kept"))
     first = keep_opened(config_at(root), CPU)
-    store = first.views(40)
+    (views,) = evaluated_views(config_at(root))
+    store = first.views(views)
     assert store is not None
     same = config_at(root, "loss.self_pair.shift=0.3", "seed=3", "train.lr_head=0.1", "run_dir=elsewhere")
     assert keep_opened(same, CPU) is first
     make_stale(root / "features" / "views" / "val-40")
     second = keep_opened(config_at(root), CPU)
-    assert second is not first and second.views(40) is None
+    assert second is not first and second.views(views) is None
     assert keep_opened(config_at(root, "data.resolution=40"), CPU) is not second

@@ -127,7 +127,7 @@ def test_stale_views_are_refused_by_name_and_replaced_when_asked(work):
 
 def test_other_resolutions_lie_beside_each_other(work, monkeypatch):
     embed(config_at(work, "eval.more_resolutions=[24]"), bank=True)
-    assert sorted(path.name for path in (work / "features" / "views").iterdir()) == ["val-24", "val-40"]
+    assert sorted(path.name for path in (work / "features" / "views").iterdir()) == ["train-32-48", "val-24", "val-40"]
     set_runner(monkeypatch, no_work)
     embed(config_at(work, "eval.resolution=24"), bank=True)
 
@@ -144,7 +144,7 @@ def test_what_cannot_be_kept_is_said_and_left_out(work, capfd, override, said):
     shutil.rmtree(work / "features" / "views")
     embed(config_at(work, override), bank=True)
     assert re.search(said, capfd.readouterr().err)
-    assert not (work / "features" / "views").exists()
+    assert [path.name for path in (work / "features" / "views").iterdir()] == ["train-32-48"]
 
 
 def test_features_that_are_not_finite_name_the_image(made, tmp_path, monkeypatch):
