@@ -16,7 +16,15 @@ from stego_dist.engine.inputs import scored_views, training_precision
 from stego_dist.engine.opened import Opened
 from stego_dist.features.views import Kind, seen, zoomed_share
 from stego_dist.metrics.confusion import confusion
-from stego_dist.metrics.label_free import code_sum, information, jackknife_error, label_free_score, middle, spread
+from stego_dist.metrics.label_free import (
+    agreement,
+    code_sum,
+    information,
+    jackknife_error,
+    label_free_score,
+    middle,
+    spread,
+)
 from stego_dist.models.segmenter import Segmenter
 
 PARTS = 8
@@ -37,13 +45,14 @@ class LabelFree:
     def __call__(self, segmenter: Segmenter, which: str) -> dict[str, float]:
         """Numbers of the clusters `which`, the same on all ranks, which all call it.
 
-        val/label_free and its standard error val/label_free_error, its factors val/information and val/spread, and
-        val/largest_cluster, the share of positions in the largest cluster.
+        val/label_free and its standard error val/label_free_error; its factors val/information and val/agreement;
+        val/spread, 1 − the mean cosine of codes, and val/largest_cluster, the largest cluster's share, which tell of
+        collapse.
         """
         clusters, width = segmenter.num_clusters, segmenter.centres(which).shape[1]
         device = self.accelerator.device
         joint = torch.zeros(PARTS, clusters, clusters, dtype=torch.int64, device=device)
-        summed = torch.zeros(PARTS, width + 1, dtype=torch.float64, device=device)
+        summed = torch.zeros(width + 1, dtype=torch.float64, device=device)
         share = zoomed_share(self.views.resolution)
         if not self._kept:
             self._kept = [self._features(place) for place in self._mine]
@@ -54,15 +63,16 @@ class LabelFree:
             views = (middle(straight, share), zoomed)
             winners = [segmenter.cosines(code, which).argmax(1) for code in views]
             joint[place % PARTS] += confusion(winners[0], winners[1], clusters, clusters)
-            summed[place % PARTS] += code_sum(straight)
+            summed += code_sum(straight)
         counts = self.accelerator.reduce(joint, "sum").cpu().numpy()
-        sums = self.accelerator.reduce(summed, "sum").cpu()
+        summed = self.accelerator.reduce(summed, "sum").cpu()
         total: np.ndarray = counts.sum(0)
         return {
-            "val/label_free": label_free_score(total, sums.sum(0)),
-            "val/label_free_error": jackknife_error(counts, sums),
+            "val/label_free": label_free_score(total),
+            "val/label_free_error": jackknife_error(counts),
             "val/information": information(total),
-            "val/spread": spread(sums.sum(0)),
+            "val/agreement": agreement(total),
+            "val/spread": spread(summed),
             "val/largest_cluster": float(total.sum(1).max() / max(1, total.sum())),
         }
 

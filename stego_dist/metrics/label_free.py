@@ -1,11 +1,10 @@
 """A score of a segmentation without labels, from images that are seen a second time, enlarged.
 
-score = I(A; B)/log K · (1 − |m|²)
+score = I(A; B)/log K · P(A = B)
 
 A and B are the clusters of a place in an image and in an enlarged view of it. Their mutual information is high for
-clusters that are many, evenly used and found again, and 0 when one cluster takes all. m is the mean unit code, so |m|²
-is the mean cosine of two positions anywhere: the second factor falls to 0 as codes become equal. Of a sweep's trials on
-drawn landscapes this one, of 24 scores tried, followed mIoU and accuracy best (tests/benchmarks/results/score.md).
+clusters that are many, evenly used and found again, and 0 when one cluster takes all; alone it favours fragments, which
+the share of places that keep their cluster punishes. tests/benchmarks/results/score.md has the scores that were tried.
 """
 
 from __future__ import annotations
@@ -53,18 +52,23 @@ def spread(summed: Tensor) -> float:
     return 1.0 - float((summed[:-1] / summed[-1]).square().sum()) if summed[-1] > 0 else 0.0
 
 
-def label_free_score(joint: NDArray[np.int64], summed: Tensor) -> float:
-    """The score, 0 to 1, of counts (K, K) of clusters in the two views and the `code_sum`; higher is better."""
-    return information(joint) * spread(summed)
+def agreement(joint: NDArray[np.int64]) -> float:
+    """Share of places in the same cluster in both views, of counts (K, K); 0 where nothing was counted."""
+    return float(np.trace(joint) / max(1, joint.sum()))
 
 
-def jackknife_error(joint: NDArray[np.int64], summed: Tensor) -> float:
-    """Standard error of the score of counts (F, K, K) and sums (F, C + 1) of F parts of the images, by the jackknife.
+def label_free_score(joint: NDArray[np.int64]) -> float:
+    """The score, 0 to 1, of counts (K, K) of clusters in the two views; higher is better."""
+    return information(joint) * agreement(joint)
+
+
+def jackknife_error(joint: NDArray[np.int64]) -> float:
+    """Standard error of the score of counts (F, K, K) of F parts of the images, by the jackknife.
 
     0 where fewer than two parts hold anything.
     """
     held = [part for part in range(len(joint)) if joint[part].any()]
     if len(held) < 2:
         return 0.0
-    without = [label_free_score(joint.sum(0) - joint[part], summed.sum(0) - summed[part]) for part in held]
+    without = [label_free_score(joint.sum(0) - joint[part]) for part in held]
     return float(np.sqrt((len(held) - 1) * np.var(without)))

@@ -29,7 +29,7 @@ CURVES: Sequence[tuple[str, str, str, tuple[str, ...]]] = (
     ("Adaptive shifts", "shift", "shift/", ("self", "knn", "random")),
     ("Validation: mIoU", "mIoU", "val/miou_", ("learned", "linear")),
     ("Validation: accuracy", "accuracy", "val/accuracy_", ("learned", "linear")),
-    ("Validation: label-free score", "score", "val/", ("label_free", "information", "spread")),
+    ("Validation: label-free score", "score", "val/", ("label_free", "information", "agreement", "spread")),
 )
 """Title, axis, beginning of the names, and the names."""
 Marks = Mapping[str, Sequence[tuple[float, str]]]
