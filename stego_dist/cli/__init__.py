@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except UserError as error:
-        console.err.print(f"error: {error}", style="red", markup=False, highlight=False, emoji=False, soft_wrap=True)
+        console.fail(error)
         return error.exit_code
     except KeyboardInterrupt:
         console.err.print("interrupted", style="red")

@@ -25,12 +25,13 @@ from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.engine import checkpoint as ckpt
 from stego_dist.engine.feed import Batch
+from stego_dist.engine.heartbeat import Heartbeat, heartbeat
 from stego_dist.engine.inputs import provenance
 from stego_dist.engine.learner import Learner
 from stego_dist.engine.live import View, training_view
 from stego_dist.engine.monitor import REMEDY, Monitor
 from stego_dist.engine.profile import profiled
-from stego_dist.engine.record import explained, prepare_run_dir, record_failure
+from stego_dist.engine.record import explained, lost_contact, prepare_run_dir, record_failure
 from stego_dist.engine.selection import better, describe, load_selected
 from stego_dist.engine.setup import StopFlag, Stopped, agreed, make_accelerator, on_main_process, stop_on_signals
 from stego_dist.engine.state import RunState
@@ -54,15 +55,22 @@ def train(config: Config, *, resume: bool = False, overwrite: bool = False, draw
     """
     run = RunDir(Path(config.run_dir))
     accelerator = make_accelerator(config.train.precision, config.train.timeout_minutes)
-    with stop_on_signals() as stop:
-        trainer = None
+    trainer: Trainer | None = None
+
+    def lost(finding: str) -> None:
+        error = lost_contact(finding, run, accelerator)
+        console.fail(error)
+        record_failure(run, accelerator, error, **trainer.status() if trainer else {"step": 0})
+
+    others = heartbeat(accelerator.process_index, accelerator.num_processes, config.train.timeout_minutes * 60, lost)
+    with stop_on_signals() as stop, others as beat:
         try:
             prepare_run_dir(run, config, accelerator, resume, overwrite)
             try:
-                trainer = Trainer(config, run, accelerator, stop, draw)
+                trainer = Trainer(config, run, accelerator, stop, beat, draw)
                 return trainer.run_to_end()
             except BaseException as error:
-                reason = explained(error, run, accelerator)
+                reason = explained(error, run, accelerator, beat)
                 record_failure(run, accelerator, reason, **trainer.status() if trainer else {"step": 0})
                 if reason is error:
                     raise
@@ -75,9 +83,16 @@ class Trainer:
     """Everything a rank holds while it trains."""
 
     def __init__(
-        self, config: Config, run: RunDir, accelerator: Accelerator, stop: StopFlag, draw: Draw | None = None
+        self,
+        config: Config,
+        run: RunDir,
+        accelerator: Accelerator,
+        stop: StopFlag,
+        beat: Heartbeat,
+        draw: Draw | None = None,
     ) -> None:
-        self.config, self.run, self.accelerator, self.stop, self.draw = config, run, accelerator, stop, draw
+        self.config, self.run, self.accelerator, self.stop, self.beat = config, run, accelerator, stop, beat
+        self.draw = draw
         self.learner = learner = Learner(config, accelerator)
         self.segmenter, self.optimiser = learner.segmenter, learner.optimiser
         self.validator = make_validator(config, accelerator, learner.backbone, self.segmenter, learner.shard_set)
@@ -133,6 +148,7 @@ class Trainer:
         """One step, and what is due after it. Raises Stopped when a signal asks for it, after saving."""
         start = time.perf_counter()
         t, state = self.config.train, self.state
+        self.beat.at(state.step + 1, "in")
         finite, log = self.learner.gradients(batch, state.step)
         bad, stopping = agreed(self.accelerator, not finite, self.stop.raised)
         if not bad:
@@ -143,6 +159,7 @@ class Trainer:
         if bad:
             self._not_finite(log)
         self.monitor.step(log, waited, time.perf_counter() - start)
+        self.beat.at(state.step, "after")
         chosen = False
         if self._validation_is_due() and not stopping:
             try:
@@ -153,6 +170,7 @@ class Trainer:
             self._save(view)
         if stopping:
             raise Stopped
+        self.beat.at(state.step + 1, "waiting for the data of")
 
     def _not_finite(self, log: dict[str, Tensor]) -> None:
         self.state.skipped += 1
