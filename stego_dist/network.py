@@ -2,9 +2,10 @@
 
 Scripts ask by `python -m stego_dist.network QUESTION`, which imports nothing heavy:
 
-    address PEER [--interface NAME]   this machine's address towards PEER, or that of an interface
-    port FIRST                        the first free TCP port from FIRST on, of sixteen
-    wait HOST PORT SECONDS            until something listens there; exit code 1 when nothing does
+    address PEER              this machine's address towards PEER
+    meet PEER FIRST           that address and the first free port from FIRST on, of sixteen;
+        [--interface NAME]    the address of this interface instead
+    wait HOST PORT SECONDS    until something listens there; exit code 1 when nothing does
 """
 
 from __future__ import annotations
@@ -108,10 +109,11 @@ def main() -> int:
     """Answer a question of a script's."""
     parser = argparse.ArgumentParser(prog="python -m stego_dist.network", description=__doc__)
     questions = parser.add_subparsers(dest="question", required=True)
-    address = questions.add_parser("address")
-    address.add_argument("peer")
-    address.add_argument("--interface")
-    questions.add_parser("port").add_argument("first", type=int)
+    questions.add_parser("address").add_argument("peer")
+    meet = questions.add_parser("meet")
+    meet.add_argument("peer")
+    meet.add_argument("first", type=int)
+    meet.add_argument("--interface")
     wait = questions.add_parser("wait")
     wait.add_argument("host")
     wait.add_argument("port", type=int)
@@ -122,10 +124,11 @@ def main() -> int:
             if wait_for(args.host, args.port, args.seconds):
                 return 0
             raise UserError(f"nothing listens at {args.host}:{args.port} after {args.seconds:g} s")
-        if args.question == "port":
-            print(free_port(args.first))
+        if args.question == "meet":
+            address = address_of(args.interface) if args.interface else address_towards(args.peer)
+            print(address, free_port(args.first))
         else:
-            print(address_of(args.interface) if args.interface else address_towards(args.peer))
+            print(address_towards(args.peer))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -20,6 +20,7 @@ from stego_dist.engine.meeting import choose_interface, meeting
 from stego_dist.errors import UserError
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 LAUNCHED = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
 """Environment of processes that torchrun or `accelerate launch` started."""
 
@@ -62,7 +63,7 @@ class Stopped(Exception):
 
 
 class StopFlag:
-    """Raised by SIGTERM, by SIGUSR1, or when the launcher is gone; the run then saves and exits with 75."""
+    """Raised by SIGTERM, SIGUSR1, SIGUSR2, or when the launcher is gone; the run then saves and exits with 75."""
 
     def __init__(self) -> None:
         self.signalled = False
@@ -110,7 +111,7 @@ def stop_on_signals() -> Iterator[StopFlag]:
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
-    before = {number: signal.signal(number, flag.set) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.signal(number, flag.set) for number in STOPPING}
     try:
         yield flag
     finally:

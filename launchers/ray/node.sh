@@ -1,0 +1,36 @@
+#!/bin/bash
+# node.sh ADDRESS PORT [RANK]: this host's part of a Ray cluster, until SIGTERM. RANK 0 (default: SLURM_NODEID) is the
+# head, at ADDRESS:PORT. CPUs and GPUs are those of the allocation, or all; STEGO_RAY_CPUS and STEGO_RAY_GPUS go first.
+set -euo pipefail
+address=$1 port=$2 rank=${3:-${SLURM_NODEID:-0}}
+# shellcheck source=launchers/wait.sh
+. "${STEGO_LAUNCHERS:-launchers}/wait.sh"
+read -ra run <<<"${STEGO_RUN:-}"
+temp=${STEGO_SCRATCH:-/tmp}/stego-ray-$(id -u)-$port
+flags=(
+    --block --disable-usage-stats --temp-dir="$temp" --object-store-memory=$((256 * 2 ** 20))
+    --num-cpus="${STEGO_RAY_CPUS:-${SLURM_CPUS_ON_NODE:-$(nproc)}}"
+    --dashboard-agent-listen-port=0 --metrics-export-port=0 --runtime-env-agent-port=0
+)
+gpus=${STEGO_RAY_GPUS:-${SLURM_GPUS_ON_NODE:-}}
+if [ -n "${SLURM_JOB_ID:-}" ] || [ -n "$gpus" ]; then
+    flags+=(--num-gpus="${gpus:-0}")
+fi
+if [ "$rank" = 0 ]; then
+    flags+=(--head --port="$port" --node-ip-address="$address" --include-dashboard=false
+        --ray-client-server-port=$((port + 16)))
+else
+    "${run[@]}" python -m stego_dist.network wait "$address" "$port" 120
+    own=$("${run[@]}" python -m stego_dist.network address "$address")
+    flags+=(--address="$address:$port" --node-ip-address="$own")
+fi
+ulimit -n "$(ulimit -Hn)"
+unset OMP_NUM_THREADS # Ray gives a worker as many as it holds CPUs
+ended=''
+trap 'ended=yes; kill -TERM "$node" 2>/dev/null || true' TERM
+"${run[@]}" ray start "${flags[@]}" &
+node=$!
+wait_for "$node"
+rm -rf "$temp"
+[ -z "$ended" ] || code=0
+exit "$code"
