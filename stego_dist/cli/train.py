@@ -26,9 +26,10 @@ def add_parser(verbs: Any) -> None:
             "two machines of 8 GPUs, on machine R (0 or 1) of which HOST is the first:\n"
             "  accelerate launch --config_file launchers/accelerate/gpus.yaml --num_processes 16 --num_machines 2 \\\n"
             "      --machine_rank R --main_process_ip HOST --main_process_port 29500 -m stego_dist train CONFIG\n\n"
-            "exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 stopped by SIGTERM, SIGUSR1 or SIGUSR2 and saved\n"
-            "(continue with --resume), 130 interrupted. accelerate launch turns all but 0 into 1; RUN/status.json has\n"
-            "the run's own. Look at RUN/metrics.jsonl, RUN/samples, and tensorboard --logdir RUN/tensorboard."
+            "exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 stopped by SIGTERM, SIGUSR1 or SIGUSR2\n"
+            "and saved (continue with --resume), 130 interrupted. accelerate launch turns all but 0 into 1;\n"
+            "RUN/status.json has the run's own. Look at RUN/metrics.jsonl, RUN/samples, and\n"
+            "tensorboard --logdir RUN/tensorboard."
         ),
     )
     add_config(parser)

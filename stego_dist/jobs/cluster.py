@@ -86,7 +86,7 @@ def _await_nodes(ray: Any) -> None:
     while (found := sum(node["Alive"] for node in ray.nodes())) < wanted:
         if time.monotonic() > deadline:
             raise UserError(
-                f"{found} of the {wanted} nodes that the Ray cluster is to have have joined it in {START_TIMEOUT_S:.0f} s; "
+                f"{found} of {wanted} nodes (STEGO_RAY_NODES) have joined the Ray cluster in {START_TIMEOUT_S:.0f} s; "
                 "what launchers/ray/node.sh printed on the others says why"
             )
         time.sleep(0.2)
