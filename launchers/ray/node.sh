@@ -3,10 +3,9 @@
 # head, at ADDRESS:PORT. CPUs and GPUs are those of the allocation, or all; STEGO_RAY_CPUS and STEGO_RAY_GPUS go first.
 set -euo pipefail
 address=$1 port=$2 rank=${3:-${SLURM_NODEID:-0}}
-# shellcheck source=launchers/wait.sh
-. "${STEGO_LAUNCHERS:-launchers}/wait.sh"
-read -ra run <<<"${STEGO_RUN:-}"
-temp=${STEGO_SCRATCH:-/tmp}/stego-ray-$(id -u)-$port
+# shellcheck source=launchers/common.sh
+. "${STEGO_LAUNCHERS:-launchers}/common.sh"
+temp=$STEGO_SCRATCH/stego-ray-$(id -u)-$port
 flags=(
     --block --disable-usage-stats --temp-dir="$temp" --object-store-memory=$((256 * 2 ** 20))
     --num-cpus="${STEGO_RAY_CPUS:-${SLURM_CPUS_ON_NODE:-$(nproc)}}"

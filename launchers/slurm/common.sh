@@ -1,40 +1,35 @@
 # shellcheck shell=bash
 # What the batch scripts share. Each sources it in the project's folder after `set -euo pipefail`, then:
 #
-#   begin "$@"      the arguments, the hosts, the limit on restarts, and what Slurm's signals do
-#   on_first …      a command on the first host
-#   launch …        a verb of stego-dist by `accelerate launch` on every host; both leave the exit code in $code
-#   again REASON    the job goes back into the queue, and this start of it ends
+#   begin               the hosts, the limit on restarts, and what Slurm's signals do
+#   read_arguments "$@"
+#   stage               the shards go to the hosts' own disks, where the site wants it
+#   on_first …          a command on the first host
+#   launch …            a verb of stego-dist by `accelerate launch` on every host; both leave the exit code in $code
+#   again REASON        the job goes back into the queue, and this start of it ends
+#   finish              this start ends, with $code
 #
 # The scripts are the same under sbatch and inside salloc, where nothing is requeued: they end with 75 instead.
 
-launchers=${STEGO_LAUNCHERS:-launchers}
-site=${STEGO_SITE:-$launchers/slurm/site.sh}
-[ -f "$site" ] || site=$launchers/slurm/site.example.sh
-# shellcheck source=launchers/slurm/site.example.sh
-. "$site"
-# shellcheck source=launchers/wait.sh
-. "$launchers/wait.sh"
-export STEGO_RUN STEGO_PROCESSES STEGO_SCRATCH
+# shellcheck source=launchers/common.sh
+. "${STEGO_LAUNCHERS:-launchers}/common.sh"
 export SLURM_EXPORT_ENV=ALL # steps get this environment, also after `sbatch --export=NONE`
-read -ra run <<<"$STEGO_RUN"
-
-say() { echo "[$(date +%T)] ${SLURM_JOB_NAME:-}: $*" >&2; }
-fail() {
-    say "error: $*"
-    exit 1
-}
+overrides=() options=() restarts=0 signalled='' step=''
 
 # CONFIG [section.key=value …] [-- options of the verb] → config, overrides, options
 read_arguments() {
     (($#)) || fail "expected CONFIG [section.key=value …] [-- options of the verb]"
-    config=$1 overrides=() options=()
+    config=$1
     shift
     while (($#)) && [ "$1" != -- ]; do
         overrides+=("$1")
         shift
     done
-    (($# == 0)) || options=("${@:2}")
+    (($#)) && shift
+    while (($#)); do # a job that is started again goes on with what it began
+        [ "$1" = --overwrite ] && ((restarts)) || options+=("$1")
+        shift
+    done
 }
 
 # Resolved settings of the configuration, a line each; refuses a wrong one before anything is started.
@@ -42,8 +37,7 @@ settings() { "${run[@]}" python -m stego_dist show "$config" "${overrides[@]}" -
 
 begin() {
     [ -n "${SLURM_JOB_ID:-}" ] || fail "there is no allocation: submit it with sbatch, or run it inside salloc"
-    read_arguments "$@"
-    restarts=${SLURM_RESTART_COUNT:-0} signalled='' step=''
+    restarts=${SLURM_RESTART_COUNT:-0}
     if ((restarts > STEGO_MAX_RESTARTS)); then
         fail "started again $restarts times, more than STEGO_MAX_RESTARTS=$STEGO_MAX_RESTARTS; what is finished is kept"
     fi
@@ -88,6 +82,20 @@ meet() {
         srun --nodes=1 --ntasks=1 --nodelist="${hosts[0]}" --overlap "${run[@]}" python -m stego_dist.network \
             meet "$peer" $((20000 + SLURM_JOB_ID % 384 * 32)) --interface "$STEGO_INTERFACE"
     ) || fail "the hosts have no place to meet"
+}
+
+stage() {
+    local shards copy
+    shards=$(settings data.shards)
+    { [ -n "$STEGO_STAGE" ] && [ -d "$shards" ]; } || return 0
+    copy=$STEGO_STAGE/stego-shards-$(id -u)/$(sha256sum <"$shards/manifest.json" | cut -c1-16)
+    steps "${every[@]}" bash "$launchers/slurm/stage.sh" "$shards" "$copy"
+    [ -z "$signalled" ] || again "stopped by a signal"
+    if ((code)); then
+        say "the shards could not be copied to $STEGO_STAGE on all hosts; they are read where they are"
+    else
+        export STEGO_STAGED=$shards=$copy
+    fi
 }
 
 launch() {

@@ -5,14 +5,17 @@
 # launch` bears one signal only: at a second one it would leave its processes behind, and Slurm would kill them while
 # they save. So it is started with USR1 and TERM ignored (the processes that train listen to both) and gets a USR2.
 set -u
-# shellcheck source=launchers/wait.sh
-. "${STEGO_LAUNCHERS:-launchers}/wait.sh"
-signal=$1
+# shellcheck source=launchers/common.sh
+. "${STEGO_LAUNCHERS:-launchers}/common.sh"
+signal=$1 command='' stop=''
 shift
-trap '' USR1 # what is started now ignores it
-[ "$signal" = TERM ] || trap '' TERM
-"$@" &
+trap 'trap "" TERM USR1; stop=yes; [ -z "$command" ] || kill "-$signal" "$command" 2>/dev/null' TERM USR1
+(
+    trap '' USR1
+    [ "$signal" = TERM ] || trap '' TERM
+    exec "$@"
+) &
 command=$!
-trap 'trap "" TERM USR1; kill "-$signal" "$command" 2>/dev/null' TERM USR1
+[ -z "$stop" ] || kill "-$signal" "$command"
 wait_for "$command"
 exit "$code"

@@ -76,7 +76,7 @@ class Cluster:
 
     def submit(self, script: str, *words: str | Path, flags: str = "", **variables: object) -> Job:
         """Submit a batch script of launchers/slurm; `flags` are sbatch's."""
-        log = self.folder / f"%x-{len(list(self.folder.iterdir()))}-%j.out"
+        log = self.folder / "%x-%j.out"
         command = ["sbatch", "--parsable", f"--output={log}", *flags.split(), f"launchers/slurm/{script}.sbatch"]
         return self.job(self.on("login", *command, *map(str, words), **variables).strip())
 
@@ -123,7 +123,7 @@ class Job:
         deadline = time.monotonic() + PATIENCE_S
         while not happened():
             assert time.monotonic() < deadline, f"no {what} in {PATIENCE_S:.0f} s: {self.state}\n{self.log[-6000:]}"
-            time.sleep(0.3)
+            time.sleep(0.2)
 
     def end(self) -> str:
         """The state that it ends in."""

