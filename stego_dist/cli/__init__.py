@@ -13,7 +13,7 @@ from importlib import import_module
 from stego_dist import __version__, console
 from stego_dist.errors import UserError
 
-VERBS = ("shards", "features", "knn", "train", "eval", "report", "import_", "plan", "show", "quickstart")
+VERBS = ("shards", "features", "knn", "train", "eval", "report", "import_", "plan", "sweep", "show", "quickstart")
 """Modules of this package, named as their verbs; `import` is a word of Python's."""
 
 
