@@ -179,6 +179,11 @@ class RunDir:
         return self.root / "results.json"
 
     @property
+    def trial(self) -> Path:
+        """The numbers of a sweep's trial, and the settings that they belong to."""
+        return self.root / "trial.json"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's event files."""
         return self.root / "tensorboard"
@@ -199,7 +204,7 @@ class RunDir:
         return self.root / "panels"
 
     def write_status(self, state: str, *, step: int, exit_code: int | None, **more: Any) -> None:
-        """Record `state` (running, done, failed, interrupted, saved) for whoever launched the run."""
+        """Record `state` (running, done, failed, interrupted, saved, stopped) for whoever launched the run."""
         write_json(self.status, {"state": state, "step": step, "exit_code": exit_code, **more})
 
 

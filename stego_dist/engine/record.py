@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shutil
 import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from accelerate import Accelerator
@@ -11,7 +13,7 @@ from accelerate import Accelerator
 from stego_dist import console
 from stego_dist.config import Config, dump_config, load_config
 from stego_dist.engine import checkpoint as ckpt
-from stego_dist.engine.heartbeat import Heartbeat
+from stego_dist.engine.heartbeat import Heartbeat, heartbeat
 from stego_dist.engine.meeting import is_lost_contact
 from stego_dist.engine.setup import MainProcessError
 from stego_dist.errors import UserError
@@ -41,12 +43,7 @@ def prepare_run_dir(run: RunDir, config: Config, accelerator: Accelerator, resum
             raise UserError(
                 f"{run.root} already holds a run; continue it with --resume, or start anew with --overwrite"
             )
-        check_fingerprint(
-            _lasting(load_config(run.config)),
-            _lasting(config),
-            f"the run {run.root}",
-            "Resume with the run's own settings (they are in its config.yaml), or start anew with --overwrite.",
-        )
+        refuse_other_settings(run, config)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         for folder in (run.root, run.checkpoints):
@@ -54,12 +51,22 @@ def prepare_run_dir(run: RunDir, config: Config, accelerator: Accelerator, resum
         if overwrite or not begun:
             for path in (run.checkpoints, run.panels, run.samples, run.tensorboard, run.profile):
                 shutil.rmtree(path, ignore_errors=True)
-            for path in (run.metrics, run.model, run.results, run.status):
+            for path in (run.metrics, run.model, run.results, run.trial, run.status):
                 path.unlink(missing_ok=True)
         with atomic_path(run.config) as tmp:
             tmp.write_text(dump_config(config), "utf-8")
         run.write_status("running", step=ckpt.newest_step(run.checkpoints), exit_code=None)
     accelerator.wait_for_everyone()
+
+
+def refuse_other_settings(run: RunDir, config: Config) -> None:
+    """Raise StaleInputError naming the settings that a run which was begun must keep, and that differ now."""
+    check_fingerprint(
+        _lasting(load_config(run.config)),
+        _lasting(config),
+        f"the run {run.root}",
+        "Resume with the run's own settings (they are in its config.yaml), or start anew with --overwrite.",
+    )
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -100,6 +107,19 @@ def lost_contact(finding: str, run: RunDir, accelerator: Accelerator, reason: st
         f"{f'The newest checkpoint is {newest[-1]}' if newest else 'There is no checkpoint yet'}: start again with "
         f"--resume.{reason}"
     )
+
+
+def watched(
+    run: RunDir, accelerator: Accelerator, timeout_minutes: float, known: Callable[[], dict[str, Any]]
+) -> AbstractContextManager[Heartbeat]:
+    """The heartbeat of a run: a process that is silent ends the others, which record it; `known`: more of status.json."""
+
+    def lost(finding: str) -> None:
+        error = lost_contact(finding, run, accelerator)
+        console.fail(error)
+        record_failure(run, accelerator, error, **known())
+
+    return heartbeat(accelerator.process_index, accelerator.num_processes, timeout_minutes * 60, lost)
 
 
 def record_failure(run: RunDir, accelerator: Accelerator, error: BaseException, **known: Any) -> None:

@@ -9,14 +9,13 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -25,13 +24,13 @@ from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.engine import checkpoint as ckpt
 from stego_dist.engine.feed import Batch
-from stego_dist.engine.heartbeat import Heartbeat, heartbeat
+from stego_dist.engine.heartbeat import Heartbeat
 from stego_dist.engine.inputs import provenance
 from stego_dist.engine.learner import Learner
 from stego_dist.engine.live import View, training_view
-from stego_dist.engine.monitor import REMEDY, Monitor
+from stego_dist.engine.monitor import REMEDY, Monitor, not_finite
 from stego_dist.engine.profile import profiled
-from stego_dist.engine.record import explained, lost_contact, prepare_run_dir, record_failure
+from stego_dist.engine.record import explained, prepare_run_dir, record_failure, watched
 from stego_dist.engine.selection import better, describe, load_selected
 from stego_dist.engine.setup import StopFlag, Stopped, agreed, make_accelerator, on_main_process, stop_on_signals
 from stego_dist.engine.state import RunState
@@ -45,33 +44,61 @@ SAVED = 75
 
 Draw = Callable[[Validation, ShardSet, Path], None]
 """Draws a validation's panels into a file; drawing belongs to a layer above this one."""
+Report = Callable[[int, dict[str, float]], None]
+"""Is told the step and the numbers of every validation; what it raises stops the run."""
 
 
 def train(config: Config, *, resume: bool = False, overwrite: bool = False, draw: Draw | None = None) -> int:
-    """Train a run; returns the exit code: 0 done, 75 stopped by a signal and saved.
+    """Train a run on the launched processes; returns the exit code: 0 done, 75 stopped by a signal and saved.
 
     `draw` (report.panels.write_samples) makes the pictures of train.panels; without it there are none.
     Raises UserError for anything the user can mend. The run directory's status.json says what became of it.
     """
-    run = RunDir(Path(config.run_dir))
     accelerator = make_accelerator(config.train.precision, config.train.timeout_minutes)
+    return train_on(accelerator, config, resume=resume, overwrite=overwrite, draw=draw).exit_code
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What became of a call."""
+
+    exit_code: int
+    seconds: float
+    """That this call spent on steps, waiting for batches included."""
+
+
+def train_on(
+    accelerator: Accelerator,
+    config: Config,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    draw: Draw | None = None,
+    report: Report | None = None,
+) -> Trained:
+    """`train` with an Accelerator that is there, whose trackers it ends.
+
+    `report` is called on the main process once what a validation found is recorded. An error of its own stops the run,
+    which is saved ("stopped" in status.json), and comes through as it is.
+    """
+    run = RunDir(Path(config.run_dir))
     trainer: Trainer | None = None
 
-    def lost(finding: str) -> None:
-        error = lost_contact(finding, run, accelerator)
-        console.fail(error)
-        record_failure(run, accelerator, error, **trainer.status() if trainer else {"step": 0})
+    def status() -> dict[str, Any]:
+        return trainer.status() if trainer else {"step": 0}
 
-    others = heartbeat(accelerator.process_index, accelerator.num_processes, config.train.timeout_minutes * 60, lost)
-    with stop_on_signals() as stop, others as beat:
+    with stop_on_signals() as stop, watched(run, accelerator, config.train.timeout_minutes, status) as beat:
         try:
             prepare_run_dir(run, config, accelerator, resume, overwrite)
             try:
-                trainer = Trainer(config, run, accelerator, stop, beat, draw)
-                return trainer.run_to_end()
+                trainer = Trainer(config, run, accelerator, stop, beat, draw, report)
+                code = trainer.run_to_end()
+                return Trained(code, trainer.monitor.seconds)
             except BaseException as error:
+                if trainer is not None and error is trainer.told_to_stop:
+                    raise
                 reason = explained(error, run, accelerator, beat)
-                record_failure(run, accelerator, reason, **trainer.status() if trainer else {"step": 0})
+                record_failure(run, accelerator, reason, **status())
                 if reason is error:
                     raise
                 raise reason from error
@@ -83,16 +110,13 @@ class Trainer:
     """Everything a rank holds while it trains."""
 
     def __init__(
-        self,
-        config: Config,
-        run: RunDir,
-        accelerator: Accelerator,
-        stop: StopFlag,
-        beat: Heartbeat,
-        draw: Draw | None = None,
-    ) -> None:
+        self, config: Config, run: RunDir, accelerator: Accelerator, stop: StopFlag, beat: Heartbeat,
+        draw: Draw | None, report: Report | None,
+    ) -> None:  # fmt: skip
         self.config, self.run, self.accelerator, self.stop, self.beat = config, run, accelerator, stop, beat
-        self.draw = draw
+        self.draw, self.report = draw, report
+        self.told_to_stop: BaseException | None = None
+        """What `report` raised."""
         self.learner = learner = Learner(config, accelerator)
         self.segmenter, self.optimiser = learner.segmenter, learner.optimiser
         self.validator = make_validator(config, accelerator, learner.backbone, self.segmenter, learner.shard_set)
@@ -129,8 +153,8 @@ class Trainer:
                 profiled(self.run.profile, done, self.config.train.profile) as recorded,
             ):
                 self.monitor = Monitor(self.config, self.run, self.accelerator, self.state, view)
-                if done and self._validation_is_due() and self._validate(view):  # one that a signal cut short
-                    self._save(view)
+                if done and self._validation_is_due():  # one that a signal cut short
+                    self._validate_and_save(view, due=False)
                 for batch, waited in _timed(self.learner.batches(done)) if done < total else ():
                     self._advance(batch, waited, view)
                     recorded()
@@ -160,28 +184,41 @@ class Trainer:
             self._not_finite(log)
         self.monitor.step(log, waited, time.perf_counter() - start)
         self.beat.at(state.step, "after")
-        chosen = False
+        due = stopping or state.step % t.checkpoint_every == 0 or state.step == t.steps
         if self._validation_is_due() and not stopping:
-            try:
-                chosen = self._validate(view)
-            except Stopped:
-                stopping = True
-        if chosen or stopping or state.step % t.checkpoint_every == 0 or state.step == t.steps:
+            self._validate_and_save(view, due=due)
+        elif due:
             self._save(view)
         if stopping:
             raise Stopped
         self.beat.at(state.step + 1, "waiting for the data of")
 
+    def _validate_and_save(self, view: View, *, due: bool) -> None:
+        """Validate; save where it is due, where these weights are selected, and where the run is told to stop.
+
+        Raises Stopped, and what `report` raises, after saving.
+        """
+        try:
+            numbers, chosen = self._validate(view)
+        except Stopped:
+            self._save(view)
+            raise
+        if due or chosen:
+            self._save(view)
+        if self.report is None or not self.accelerator.is_main_process:
+            return
+        try:
+            self.report(self.state.step, numbers)
+        except BaseException as error:
+            if not (due or chosen):
+                self._save(view)
+            self.told_to_stop = error
+            self._write_status("stopped", None)
+            raise
+
     def _not_finite(self, log: dict[str, Tensor]) -> None:
         self.state.skipped += 1
-        where = ""
-        if self.accelerator.num_processes > 1:
-            losses = gather_object([float(log["loss/total"])])  # gradients are everybody's by now
-            where = "".join(f" on process {rank}," for rank, loss in enumerate(losses) if not math.isfinite(loss))
-            where += f" here on process {self.accelerator.process_index}"
-        names = [key for key in log if key.startswith("loss/") or key == "gradient_norm"]
-        values = ", ".join(f"{key.removeprefix('loss/')} {float(log[key]):g}" for key in names)
-        message = f"the loss of step {self.state.step} is not finite{where} ({values})"
+        message = not_finite(self.accelerator, self.state.step, log)
         if self.config.train.non_finite == "stop":
             raise UserError(
                 f"{message}; the last checkpoint is intact; lower train.lr_head, use train.precision=fp32 or bf16, or "
@@ -194,8 +231,8 @@ class Trainer:
         due = bool(every) and (step % every == 0 or step == self.config.train.steps)
         return due and self.validator is not None and self.state.validated != step
 
-    def _validate(self, view: View) -> bool:
-        """Validate, write numbers and pictures; whether this is the best step so far. Raises Stopped."""
+    def _validate(self, view: View) -> tuple[dict[str, float], bool]:
+        """Validate, write numbers and pictures; the numbers, and whether this step is the best yet. Raises Stopped."""
         assert self.validator is not None
         validation = self.validator(lambda: self.stop.check(self.accelerator))
         state = self.state
@@ -206,7 +243,7 @@ class Trainer:
                 self.draw(validation, self.learner.shard_set, self.run.samples / f"step-{state.step:08d}.png")
         found = better(self.config.train.select, state.selected, state.step, validation.numbers)
         state.selected = found or state.selected
-        return found is not None
+        return validation.numbers, found is not None
 
     def _save(self, view: View) -> None:
         def save() -> None:

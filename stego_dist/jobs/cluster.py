@@ -145,13 +145,13 @@ def _cluster(ray: Any, gpus: float) -> tuple[list[Mapping[str, float]], float, i
     """Resources of the living nodes, GPUs of a worker, and how many workers have a place. Raises UserError: none."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = gpus if any(node.get("GPU") for node in nodes) else 0.0
-    places = _places(nodes, 1, gpus)
+    places = room_for(nodes, 1, gpus)
     if not places:
         raise UserError(f"no node of the Ray cluster has the CPU and the {gpus:g} GPUs that a worker takes")
     return nodes, gpus, places
 
 
-def _places(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
+def room_for(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
     """Workers of so many CPUs and GPUs that fit the nodes."""
     return sum(
         int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) / gpus + 1e-6 if gpus else node.get("CPU", 0)))
@@ -164,7 +164,7 @@ def _threads(nodes: Sequence[Mapping[str, float]], workers: int, gpus: float) ->
     for each of the workers, since cores that no worker holds would lie idle. It is no matter of how many tasks are
     left: products may round otherwise with other threads, and a job that is started again goes on as it began."""
     most = int(max(node.get("CPU", 0) for node in nodes))
-    return max((cpus for cpus in range(1, most + 1) if _places(nodes, cpus, gpus) >= workers), default=1)
+    return max((cpus for cpus in range(1, most + 1) if room_for(nodes, cpus, gpus) >= workers), default=1)
 
 
 def run_tasks(fn: Callable[[T], R], tasks: Iterable[T], *, workers: int | None = None) -> Iterator[R]:

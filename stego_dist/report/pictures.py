@@ -85,10 +85,10 @@ def _write_panel(
 ) -> dict[str, Any]:
     side = min(SIDE, panel.image.shape[0])
     layers = []
-    for key, title, pixels in _layers(panel, matchings, palette):
+    for key, title, pixels in panel_layers(panel, matchings, palette):
         name = f"{number:03d}_{key}.webp"
         if key == "image":
-            _save_photo(folder / name, pixels, side)
+            save_photo(folder / name, pixels, side)
         else:
             scaled = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
             scaled.save(folder / name, format="WEBP", lossless=True)
@@ -97,7 +97,7 @@ def _write_panel(
     return {**described, "side": side, "layers": layers}
 
 
-def _layers(
+def panel_layers(
     panel: Panel, matchings: Mapping[str, Matching], palette: Sequence[tuple[int, int, int]]
 ) -> Iterator[tuple[str, str, Pixels]]:
     """(key, title, pixels): the image (H, W, 3), then maps (H, W, 4)."""
@@ -130,7 +130,7 @@ def _write_examples(folder: Path, evaluation: Evaluation) -> list[dict[str, Any]
             grey = (1 - FADED) * panel.image.mean(-1, keepdims=True) + FADED * PALE
             pixels = np.where(inside[..., None], panel.image, grey.astype(np.uint8))
             files.append(f"cluster{sheet['cluster']:03d}_{image['id']}.webp")
-            _save_photo(folder / files[-1], pixels, THUMBNAIL)
+            save_photo(folder / files[-1], pixels, THUMBNAIL)
         sheets.append({"cluster": sheet["cluster"], "files": files})
     return sheets
 
@@ -149,10 +149,10 @@ def _write_neighbours(
         return {}
     files = {str(i): f"crop_{i}.webp" for i in wanted}
     for i, (view, _) in zip(wanted, views):
-        _save_photo(folder / files[str(i)], view.permute(1, 2, 0).numpy(), THUMBNAIL)
+        save_photo(folder / files[str(i)], view.permute(1, 2, 0).numpy(), THUMBNAIL)
     return files
 
 
-def _save_photo(path: Path, pixels: Pixels, side: int) -> None:
+def save_photo(path: Path, pixels: Pixels, side: int) -> None:
     image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)
     image.save(path, format="WEBP", quality=QUALITY)
