@@ -112,7 +112,7 @@ def lost_contact(finding: str, run: RunDir, accelerator: Accelerator, reason: st
 def watched(
     run: RunDir, accelerator: Accelerator, timeout_minutes: float, known: Callable[[], dict[str, Any]]
 ) -> AbstractContextManager[Heartbeat]:
-    """The heartbeat of a run: a process that is silent ends the others, which record it; `known`: more of status.json."""
+    """The heartbeat of a run: when a process is silent the others record it and end; `known`: more of status.json."""
 
     def lost(finding: str) -> None:
         error = lost_contact(finding, run, accelerator)
