@@ -48,3 +48,31 @@ def test_a_batch_script_outside_of_an_allocation_says_so(path):
     assert done.returncode == 1 and "there is no allocation: submit it with sbatch" in done.stderr
     text = path.read_text()
     assert "--open-mode=append" in text and ("--requeue" in text or path.name == "doctor.sbatch")
+
+
+def test_a_job_that_was_started_too_often_ends_at_once(tmp_path):
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho n1\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    environment |= {"SLURM_JOB_NODELIST": "n1", "SLURM_RESTART_COUNT": "3", "STEGO_MAX_RESTARTS": "2"}
+    script = ["bash", str(LAUNCHERS / "slurm" / "train.sbatch"), "no-such.yaml"]
+    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=REPO, env=environment)
+    assert done.returncode == 1 and "started again 3 times, more than STEGO_MAX_RESTARTS=2" in done.stderr
+    environment["SLURM_RESTART_COUNT"] = "2"
+    done = subprocess.run(script, capture_output=True, text=True, check=False, cwd=REPO, env=environment)
+    assert done.returncode == 2 and "no-such.yaml is no file" in done.stderr  # the configuration comes before srun
+
+
+def test_shards_are_copied_to_a_host_once(tmp_path):
+    source, copy = tmp_path / "shards", tmp_path / "scratch" / "copy"
+    source.mkdir()
+    (source / "train-00000.tar").write_bytes(b"tar")
+    (source / "manifest.json").write_text("{}")
+    script = ["bash", str(LAUNCHERS / "slurm" / "stage.sh"), str(source), str(copy)]
+    running = [subprocess.Popen(script) for _ in range(3)]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    assert (copy / "train-00000.tar").read_bytes() == b"tar"
+    (copy / "train-00000.tar").write_bytes(b"as it was")
+    subprocess.run(script, check=True)
+    assert (copy / "train-00000.tar").read_bytes() == b"as it was"
+    assert {path.name for path in copy.parent.iterdir()} == {"copy", "copy.lock"}

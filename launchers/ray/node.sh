@@ -27,9 +27,10 @@ ulimit -n "$(ulimit -Hn)"
 unset OMP_NUM_THREADS # Ray gives a worker as many as it holds CPUs
 ended=''
 trap 'ended=yes; kill -TERM "$node" 2>/dev/null || true' TERM
-"${run[@]}" ray start "${flags[@]}" &
+"${run[@]}" ray start "${flags[@]}" >"$temp.log" 2>&1 & # it has much to say when all is well
 node=$!
 wait_for "$node"
-rm -rf "$temp"
 [ -z "$ended" ] || code=0
+((code == 0)) || cat "$temp.log" >&2
+rm -rf "$temp" "$temp.log"
 exit "$code"

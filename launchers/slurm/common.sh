@@ -86,8 +86,9 @@ meet() {
 
 stage() {
     local shards copy
+    [ -n "$STEGO_STAGE" ] || return 0
     shards=$(settings data.shards)
-    { [ -n "$STEGO_STAGE" ] && [ -d "$shards" ]; } || return 0
+    [ -d "$shards" ] || return 0
     copy=$STEGO_STAGE/stego-shards-$(id -u)/$(sha256sum <"$shards/manifest.json" | cut -c1-16)
     steps "${every[@]}" bash "$launchers/slurm/stage.sh" "$shards" "$copy"
     [ -z "$signalled" ] || again "stopped by a signal"

@@ -31,7 +31,7 @@ class Training:
     ) -> None:
         self.cluster, self.run, self.hosts, self.seconds = cluster, root / name, hosts.split(","), 0.0
         arguments = (root / "config.yaml", *STEPS, f"run_dir={self.run}", *words)
-        flags += f" --nodes=2 --nodelist={hosts} --cpus-per-task=1"
+        flags += f" --nodes={len(self.hosts)} --nodelist={hosts} --cpus-per-task=1"
         self.job = cluster.submit("train", *arguments, flags=flags, STEGO_MAX_RESTARTS=restarts)
         self.job.until(lambda: self.step() >= 10, "checkpoint")
         self.job.signal_ranks("STOP", *self.hosts)  # so that it does not end before something happens
@@ -146,7 +146,7 @@ def test_a_host_that_is_cut_off_is_named_within_the_timeout(scenarios):
 
 def test_what_is_cancelled_does_not_come_back(cluster, root, scenarios):
     scenarios["cut_off"].result()
-    training = Training(cluster, root, "cancelled", "n7,n8", "train.steps=100000")
+    training = Training(cluster, root, "cancelled", "n7", "train.steps=100000")
     training.job.signal_ranks("CONT", *training.hosts)
     cluster.on("login", "scancel", training.job.number)
     assert training.job.end() == "CANCELLED"
