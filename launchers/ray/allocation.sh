@@ -21,6 +21,7 @@ ray_up() {
         bash "$launchers/ray/node.sh" "$address" "$port" &
     ray=$!
     until on_first python -m stego_dist.network wait "$address" "$port" 5 2>/dev/null && ((code == 0)); do
+        [ -z "$signalled" ] || { ray_down && again "stopped by a signal"; }
         kill -0 "$ray" 2>/dev/null || fail "Ray did not start"
     done
     export RAY_ADDRESS=$address:$port STEGO_RAY_NODES=${#hosts[@]}

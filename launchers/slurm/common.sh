@@ -52,8 +52,10 @@ begin() {
 
 # A seed for every task of a job array, each with a run directory of its own.
 seed_of_array() {
+    local base
     [ -n "${SLURM_ARRAY_TASK_ID:-}" ] || return 0
-    overrides+=("seed=$SLURM_ARRAY_TASK_ID" "run_dir=$(settings run_dir)-seed$SLURM_ARRAY_TASK_ID")
+    base=$(settings run_dir)
+    overrides+=("seed=$SLURM_ARRAY_TASK_ID" "run_dir=$base-seed$SLURM_ARRAY_TASK_ID")
 }
 
 # srun in the background, waited for also when a signal comes; leaves its exit code in $code.

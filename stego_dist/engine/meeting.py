@@ -12,7 +12,7 @@ from datetime import timedelta
 from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
 from stego_dist.errors import UserError
-from stego_dist.network import address_towards, interface_of, is_loopback
+from stego_dist.network import address_towards, addresses, interface_of, is_loopback
 
 LOST = ("closed by peer", "reset by peer", "broken pipe", "connection refused", "timed out", "timeout")
 
@@ -58,6 +58,11 @@ def meeting(timeout_minutes: float) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if "Unable to find address" in str(error):
+            name, known = environ.get("GLOO_SOCKET_IFNAME"), ", ".join(addresses())
+            raise UserError(
+                f"GLOO_SOCKET_IFNAME={name}: {socket.gethostname()} has no such interface; it has {known}"
+            ) from None
         if ranks == 1 or not is_lost_contact(error):
             raise
         missing = _missing(store, ranks)
