@@ -27,10 +27,14 @@ ulimit -n "$(ulimit -Hn)"
 unset OMP_NUM_THREADS # Ray gives a worker as many as it holds CPUs
 ended=''
 trap 'ended=yes; kill -TERM "$node" 2>/dev/null || true' TERM
-"${run[@]}" ray start "${flags[@]}" >"$temp.log" 2>&1 & # it has much to say when all is well
-node=$!
-wait_for "$node"
-[ -z "$ended" ] || code=0
-((code == 0)) || cat "$temp.log" >&2
+for attempt in 1 2 3; do # Ray gives its start half a minute, which is short on a slow file system
+    "${run[@]}" ray start "${flags[@]}" >"$temp.log" 2>&1 & # it has much to say when all is well
+    node=$!
+    wait_for "$node"
+    [ -z "$ended" ] || code=0
+    ((code)) || break
+    cat "$temp.log" >&2
+    say "Ray ended with $code, at attempt $attempt of 3"
+done
 rm -rf "$temp" "$temp.log"
 exit "$code"
