@@ -74,11 +74,13 @@ def crashed(cluster: Cluster, root: Path) -> Training:
 
 
 def out_of_time(cluster: Cluster, root: Path) -> Training:
-    """Its time limit comes near; Slurm looks every half minute."""
-    training = Training(cluster, root, "out_of_time", "n5,n6", flags="--time=9")
-    cluster.on("login", "scontrol", "update", f"JobId={training.job.number}", "TimeLimit=2")
+    """Its time limit comes nearer than three minutes, when train.sbatch is warned; Slurm looks twice a minute."""
+    training = Training(cluster, root, "out_of_time", "n5,n6", flags="--time=30")
+    hours, minutes, _ = map(int, training.job.field("RunTime").split(":"))
+    soon = f"TimeLimit={hours * 60 + minutes + 3}"
+    cluster.on("login", "scontrol", "update", f"JobId={training.job.number}", soon)
     training.signalled()
-    cluster.on("login", "scontrol", "update", f"JobId={training.job.number}", "TimeLimit=9")
+    cluster.on("login", "scontrol", "update", f"JobId={training.job.number}", "TimeLimit=30")
     return training
 
 
