@@ -5,6 +5,7 @@ What is logged is a mean over ranks, so every rank knows it; the main process wr
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -12,6 +13,7 @@ from collections import deque
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from stego_dist import console
@@ -105,3 +107,15 @@ def memory_gb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def not_finite(accelerator: Accelerator, step: int, log: dict[str, Tensor]) -> str:
+    """The sentence about a step whose loss is not finite, with the processes where it is so; all of them call it."""
+    where = ""
+    if accelerator.num_processes > 1:
+        losses = gather_object([float(log["loss/total"])])  # gradients are everybody's by now
+        where = "".join(f" on process {rank}," for rank, loss in enumerate(losses) if not math.isfinite(loss))
+        where += f" here on process {accelerator.process_index}"
+    names = [key for key in log if key.startswith("loss/") or key == "gradient_norm"]
+    values = ", ".join(f"{key.removeprefix('loss/')} {float(log[key]):g}" for key in names)
+    return f"the loss of step {step} is not finite{where} ({values})"

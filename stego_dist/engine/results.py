@@ -17,6 +17,7 @@ from stego_dist.engine.coefficients import describe as describe_coefficients
 from stego_dist.engine.collapse import codes_agree, one_cluster
 from stego_dist.engine.evaluate import Evaluation, evaluate
 from stego_dist.engine.findings import add_findings
+from stego_dist.engine.heartbeat import heartbeat
 from stego_dist.engine.inputs import make_backbone
 from stego_dist.engine.predict import CLUSTERS
 from stego_dist.engine.readouts import fit_readouts
@@ -31,11 +32,14 @@ FORMAT = "stego_dist.results/1"
 @contextmanager
 def evaluating(config: Config) -> Iterator[Accelerator]:
     """The launched processes, for any number of runs: a group that is begun anew for each would race with the last."""
-    accelerator = make_accelerator(config.train.precision, config.train.timeout_minutes)
-    try:
-        yield accelerator
-    finally:
-        accelerator.end_training()
+    minutes = config.train.timeout_minutes
+    accelerator = make_accelerator(config.train.precision, minutes)
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    with heartbeat(rank, ranks, minutes * 60, lambda silent: console.fail(f"lost contact: {silent}")):
+        try:
+            yield accelerator
+        finally:
+            accelerator.end_training()
 
 
 def evaluate_run(config: Config, run: RunDir, *, baselines: Sequence[str] | None = None) -> Evaluation | None:

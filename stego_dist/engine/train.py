@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -26,13 +24,14 @@ from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.engine.coefficients import describe as describe_coefficients
 from stego_dist.engine.feed import Batch
+from stego_dist.engine.heartbeat import Heartbeat
 from stego_dist.engine.inputs import provenance
 from stego_dist.engine.learner import Learner
 from stego_dist.engine.live import View, training_view
-from stego_dist.engine.monitor import REMEDY, Monitor
+from stego_dist.engine.monitor import REMEDY, Monitor, not_finite
 from stego_dist.engine.opened import Opened
 from stego_dist.engine.profile import profiled
-from stego_dist.engine.record import explained, prepare_run_dir, record_failure
+from stego_dist.engine.record import explained, prepare_run_dir, record_failure, watched
 from stego_dist.engine.saving import restore_run, save_run
 from stego_dist.engine.selection import better, describe, load_selected
 from stego_dist.engine.setup import StopFlag, Stopped, agreed, make_accelerator, on_main_process, stop_on_signals
@@ -85,20 +84,24 @@ def train_on(
     which is saved ("stopped" in status.json), and comes through as it is.
     """
     run = RunDir(Path(config.run_dir))
-    with stop_on_signals() as stop:
-        trainer = None
+    trainer: Trainer | None = None
+
+    def status() -> dict[str, Any]:
+        return trainer.status() if trainer else {"step": 0}
+
+    with stop_on_signals() as stop, watched(run, accelerator, config.train.timeout_minutes, status) as beat:
         try:
             prepare_run_dir(run, config, accelerator, resume, overwrite)
             try:
                 opened = opened or Opened(config, accelerator.device)
-                trainer = Trainer(config, run, accelerator, stop, opened, draw, report)
+                trainer = Trainer(config, run, accelerator, stop, beat, opened, draw, report)
                 code = trainer.run_to_end()
                 return Trained(code, trainer.monitor.seconds)
             except BaseException as error:
                 if trainer is not None and error is trainer.told_to_stop:
                     raise
-                reason = explained(error, run, accelerator)
-                record_failure(run, accelerator, reason, **trainer.status() if trainer else {"step": 0})
+                reason = explained(error, run, accelerator, beat)
+                record_failure(run, accelerator, reason, **status())
                 if reason is error:
                     raise
                 raise reason from error
@@ -110,10 +113,10 @@ class Trainer:
     """Everything a rank holds while it trains."""
 
     def __init__(
-        self, config: Config, run: RunDir, accelerator: Accelerator, stop: StopFlag, opened: Opened, draw: Draw | None,
-        report: Report | None,
+        self, config: Config, run: RunDir, accelerator: Accelerator, stop: StopFlag, beat: Heartbeat, opened: Opened,
+        draw: Draw | None, report: Report | None,
     ) -> None:  # fmt: skip
-        self.run, self.accelerator, self.stop = run, accelerator, stop
+        self.run, self.accelerator, self.stop, self.beat = run, accelerator, stop, beat
         self.draw, self.report = draw, report
         self.told_to_stop: BaseException | None = None
         """What `report` raised."""
@@ -177,6 +180,7 @@ class Trainer:
         """One step, and what is due after it. Raises Stopped when a signal asks for it, after saving."""
         start = time.perf_counter()
         t, state = self.config.train, self.state
+        self.beat.at(state.step + 1, "in")
         finite, log = self.learner.gradients(batch, state.step)
         bad, stopping = agreed(self.accelerator, not finite, self.stop.raised)
         if not bad:
@@ -187,6 +191,7 @@ class Trainer:
         if bad:
             self._not_finite(log)
         self.monitor.step(log, waited, time.perf_counter() - start)
+        self.beat.at(state.step, "after")
         due = stopping or state.step % t.checkpoint_every == 0 or state.step == t.steps
         if self._validation_is_due() and not stopping:
             self._validate_and_save(view, due=due)
@@ -194,6 +199,7 @@ class Trainer:
             self._save(view)
         if stopping:
             raise Stopped
+        self.beat.at(state.step + 1, "waiting for the data of")
 
     def _validate_and_save(self, view: View, *, due: bool) -> None:
         """Validate; save where it is due, where these weights are selected, and where the run is told to stop.
@@ -220,14 +226,7 @@ class Trainer:
 
     def _not_finite(self, log: dict[str, Tensor]) -> None:
         self.state.skipped += 1
-        where = ""
-        if self.accelerator.num_processes > 1:
-            losses = gather_object([float(log["loss/total"])])  # gradients are everybody's by now
-            where = "".join(f" on process {rank}," for rank, loss in enumerate(losses) if not math.isfinite(loss))
-            where += f" here on process {self.accelerator.process_index}"
-        names = [key for key in log if key.startswith("loss/") or key == "gradient_norm"]
-        values = ", ".join(f"{key.removeprefix('loss/')} {float(log[key]):g}" for key in names)
-        message = f"the loss of step {self.state.step} is not finite{where} ({values})"
+        message = not_finite(self.accelerator, self.state.step, log)
         if self.config.train.non_finite == "stop":
             raise UserError(
                 f"{message}; the last checkpoint is intact; lower train.lr_head, use train.precision=fp32 or bf16, or "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 from stego_dist import console
 from stego_dist.errors import UserError
-from stego_dist.jobs.pool import Lanes, Pool, Worker
+from stego_dist.jobs.pool import START_TIMEOUT_S, Lanes, Pool, Worker
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -65,6 +66,7 @@ def ray_cluster() -> Iterator[Any]:
         else:
             console.say(f"connecting to the Ray cluster at {address}")
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            _await_nodes(ray)
     except ConnectionError as error:
         raise UserError(
             f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); start one or unset it"
@@ -76,6 +78,18 @@ def ray_cluster() -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _await_nodes(ray: Any) -> None:
+    """Wait until as many nodes have joined as STEGO_RAY_NODES says. Raises UserError: too few do."""
+    wanted, deadline = int(os.environ.get("STEGO_RAY_NODES", "0")), time.monotonic() + START_TIMEOUT_S
+    while (found := sum(node["Alive"] for node in ray.nodes())) < wanted:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{found} of {wanted} nodes (STEGO_RAY_NODES) have joined the Ray cluster in {START_TIMEOUT_S:.0f} s; "
+                "what launchers/ray/node.sh printed on the others says why"
+            )
+        time.sleep(0.2)
 
 
 def run_on_workers(
@@ -131,13 +145,13 @@ def _cluster(ray: Any, gpus: float) -> tuple[list[Mapping[str, float]], float, i
     """Resources of the living nodes, GPUs of a worker, and how many workers have a place. Raises UserError: none."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     gpus = gpus if any(node.get("GPU") for node in nodes) else 0.0
-    places = _places(nodes, 1, gpus)
+    places = room_for(nodes, 1, gpus)
     if not places:
         raise UserError(f"no node of the Ray cluster has the CPU and the {gpus:g} GPUs that a worker takes")
     return nodes, gpus, places
 
 
-def _places(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
+def room_for(nodes: Sequence[Mapping[str, float]], cpus: int, gpus: float) -> int:
     """Workers of so many CPUs and GPUs that fit the nodes."""
     return sum(
         int(min(node.get("CPU", 0) // cpus, node.get("GPU", 0) / gpus + 1e-6 if gpus else node.get("CPU", 0)))
@@ -150,7 +164,7 @@ def _threads(nodes: Sequence[Mapping[str, float]], workers: int, gpus: float) ->
     for each of the workers, since cores that no worker holds would lie idle. It is no matter of how many tasks are
     left: products may round otherwise with other threads, and a job that is started again goes on as it began."""
     most = int(max(node.get("CPU", 0) for node in nodes))
-    return max((cpus for cpus in range(1, most + 1) if _places(nodes, cpus, gpus) >= workers), default=1)
+    return max((cpus for cpus in range(1, most + 1) if room_for(nodes, cpus, gpus) >= workers), default=1)
 
 
 def run_tasks(fn: Callable[[T], R], tasks: Iterable[T], *, workers: int | None = None) -> Iterator[R]:

@@ -220,15 +220,19 @@ class _Rates:
             console.say(line)
 
 
+def store_bytes(config: Config, split: Split, backbone: Backbone, samples: int, bank: bool) -> tuple[int, int]:
+    """Bytes that so many samples of a split take in the feature store: descriptors, and the bank."""
+    grid, labels = config.data.resolution // backbone.stride, config.data.resolution**2 if split.labelled else 0
+    described = samples * (backbone.dim * (2 if config.features.descriptors == "float16" else 4) + 8)
+    return described, samples * (backbone.dim * grid * grid * 2 + labels) if bank else 0
+
+
 def _check_space(
     config: Config, split: Split, backbone: Backbone, todo: list[int], bank: bool, views: list[ViewJob]
 ) -> None:
     """Say how many bytes what is left to do takes; refuse when they are not free."""
-    root, grid = Path(config.features.dir), config.data.resolution // backbone.stride
-    samples = sum(split.shards[i].samples for i in todo)
-    described = samples * (backbone.dim * (2 if config.features.descriptors == "float16" else 4) + 8)
-    labels = config.data.resolution**2 if split.labelled else 0
-    banked = samples * (backbone.dim * grid * grid * 2 + labels) if bank else 0
+    root, samples = Path(config.features.dir), sum(split.shards[i].samples for i in todo)
+    described, banked = store_bytes(config, split, backbone, samples, bank)
     replaced = sum(file.stat().st_size for i in todo for file in root.glob(f"{split.shards[i].name}.*.npy"))
     viewed = sum(job.needed for job in views)
     needed = described + banked + viewed - replaced

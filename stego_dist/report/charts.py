@@ -22,6 +22,8 @@ class Series:
     name: str
     x: Sequence[float]
     y: Sequence[float]
+    dots: bool = False
+    """Points without a line between them."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,11 @@ def drawing(chart: Chart) -> Markup:
         if chart.filled:
             area = [(points[0][0], floor), *points, (points[-1][0], floor)]
             parts.append(Markup('<polygon class="s{}" points="{}"/>').format(number, _text(area)))
-        if len(points) == 1:
-            parts.append(Markup('<circle class="s{}" cx="{:.1f}" cy="{:.1f}" r="3"/>').format(number, *points[0]))
-        parts.append(Markup('<polyline class="s{}" points="{}"/>').format(number, _text(points)))
+        if len(points) == 1 or series.dots:
+            dot = Markup('<circle class="s{}" cx="{:.1f}" cy="{:.1f}" r="3"/>')
+            parts += [dot.format(number, *point) for point in points]
+        if not series.dots:
+            parts.append(Markup('<polyline class="s{}" points="{}"/>').format(number, _text(points)))
     for number, (x, text) in enumerate(chart.marks):
         at = place(min(max(x, x0), x1), y0)[0]
         anchor, shift = ("end", -4) if at > LEFT + inner[0] * 0.6 else ("start", 4)
@@ -97,7 +101,8 @@ def drawing(chart: Chart) -> Markup:
 
 def _keys(series: Sequence[Series]) -> Markup:
     line = '<svg width="30" height="10" aria-hidden="true"><polyline class="s{}" points="0,5 30,5"/></svg>'
-    items = [Markup("<li>" + line + "{}</li>").format(n, s.name) for n, s in enumerate(series)]
+    dot = '<svg width="30" height="10" aria-hidden="true"><circle class="s{}" cx="15" cy="5" r="3"/></svg>'
+    items = [Markup(f"<li>{dot if s.dots else line}{{}}</li>").format(n, s.name) for n, s in enumerate(series)]
     return Markup('<ul class="keys">{}</ul>').format(Markup("").join(items))
 
 

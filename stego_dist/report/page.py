@@ -32,40 +32,49 @@ def write_page(run: RunDir) -> Path:
     remedy = f"Evaluate it first: stego-dist eval {run.root}"
     results = read_json(run.results, "the run's results", remedy)
     provenance = read_json(run.provenance, "the run's provenance", "Train the run again.")
-    environment = Environment(
-        loader=PackageLoader("stego_dist.report"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "readable": readable}
     pictures = _Pictures(layers_of(run), remedy)
-    html = environment.get_template("report.html.j2").render(
-        results=results,
-        cards=cards(results),
-        facts=facts(results, provenance),
-        rows=main_rows(results),
-        use_rows=use_rows(results),
-        use=USE,
-        published=results["dataset"] in PUBLISHED,
-        matrices=confusion_tables(results),
-        histograms=histograms(results),
-        precision_recall=precision_recall_figures(results),
-        training=training_figures(results),
-        legend=pictures.found["legend"],
-        panels=pictures.panels(),
-        layers=pictures.kinds,
-        clusters=pictures.clusters(results),
-        neighbours=pictures.neighbours(results),
-        left_out=pictures.left_out,
-        budget=BUDGET,
-        config=run.config.read_text("utf-8") if run.config.exists() else "config.yaml is missing",
-        provenance=json.dumps(provenance, indent=2),
+    html = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            results=results,
+            cards=cards(results),
+            facts=facts(results, provenance),
+            rows=main_rows(results),
+            use_rows=use_rows(results),
+            use=USE,
+            published=results["dataset"] in PUBLISHED,
+            matrices=confusion_tables(results),
+            histograms=histograms(results),
+            precision_recall=precision_recall_figures(results),
+            training=training_figures(results),
+            legend=pictures.found["legend"],
+            panels=pictures.panels(),
+            layers=pictures.kinds,
+            clusters=pictures.clusters(results),
+            neighbours=pictures.neighbours(results),
+            left_out=pictures.left_out,
+            budget=BUDGET,
+            config=run.config.read_text("utf-8") if run.config.exists() else "config.yaml is missing",
+            provenance=json.dumps(provenance, indent=2),
+        )
     )
     path = run.root / "report.html"
     with atomic_path(path) as tmp:
         tmp.write_text(html, "utf-8")
     return path
+
+
+def environment() -> Environment:
+    """The templates; what they are given is escaped."""
+    templates = Environment(
+        loader=PackageLoader("stego_dist.report"),
+        autoescape=select_autoescape(default=True, default_for_string=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"percent": percent, "readable": readable}
+    return templates
 
 
 class _Pictures:

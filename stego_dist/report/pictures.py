@@ -93,10 +93,10 @@ def _write_panel(
     palette: Sequence[tuple[int, int, int]],
 ) -> dict[str, Any]:
     layers = []
-    for key, title, pixels in _layers(panel, matchings, palette):
+    for key, title, pixels in panel_layers(panel, matchings, palette):
         name = f"{number:03d}_{key}.webp"
         if key == "image":
-            _save_photo(folder / name, pixels, SIDE)
+            save_photo(folder / name, pixels, SIDE)
         else:
             fitted(pixels, SIDE, smooth=False).save(folder / name, format="WEBP", lossless=True)
         layers.append({"key": key, "title": title, "file": name})
@@ -104,7 +104,7 @@ def _write_panel(
     return {**described, "layers": layers}
 
 
-def _layers(
+def panel_layers(
     panel: Panel, matchings: Mapping[str, Matching], palette: Sequence[tuple[int, int, int]]
 ) -> Iterator[tuple[str, str, Pixels]]:
     """(key, title, pixels): the image (H, W, 3), then maps (H, W, 4)."""
@@ -135,7 +135,7 @@ def _write_examples(folder: Path, evaluation: Evaluation) -> list[dict[str, Any]
             grey = (1 - FADED) * panel.image.mean(-1, keepdims=True) + FADED * PALE
             pixels = np.where(inside[..., None], panel.image, grey.astype(np.uint8))
             files.append(f"cluster{sheet['cluster']:03d}_{image['id']}.webp")
-            _save_photo(folder / files[-1], pixels, THUMBNAIL)
+            save_photo(folder / files[-1], pixels, THUMBNAIL)
         sheets.append({"cluster": sheet["cluster"], "files": files})
     return sheets
 
@@ -154,9 +154,10 @@ def _write_neighbours(
         return {}
     files = {str(i): f"crop_{i}.webp" for i in wanted}
     for i, (view, _) in zip(wanted, views):
-        _save_photo(folder / files[str(i)], view.permute(1, 2, 0).numpy(), THUMBNAIL)
+        save_photo(folder / files[str(i)], view.permute(1, 2, 0).numpy(), THUMBNAIL)
     return files
 
 
-def _save_photo(path: Path, pixels: Pixels, side: int) -> None:
+def save_photo(path: Path, pixels: Pixels, side: int) -> None:
+    """Write pixels (H, W, 3) as WebP, the longer side at most `side`."""
     fitted(pixels, side, smooth=True).save(path, format="WEBP", quality=QUALITY)

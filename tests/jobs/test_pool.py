@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from stego_dist.jobs.cluster import _places, _threads
+from stego_dist.jobs.cluster import _threads, room_for
 from stego_dist.jobs.pool import Lanes
 
 
@@ -43,5 +43,5 @@ NODES = [{"CPU": 16.0, "GPU": 2.0}, {"CPU": 16.0, "GPU": 2.0}, {"CPU": 2.0}]
      (0.0, 3, 34, 8), (0.0, 2, 34, 16), (0.0, 1, 34, 16), (0.0, 100, 34, 1)],
 )  # fmt: skip
 def test_workers_that_fit_and_their_threads(gpus, workers, places, threads):
-    assert _places(NODES, 1, gpus) == places
+    assert room_for(NODES, 1, gpus) == places
     assert _threads(NODES, workers, gpus) == threads
