@@ -84,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     """Check, build what is missing, run the trials, write what was found."""
     if args.address:
         os.environ["RAY_ADDRESS"] = args.address
+    from stego_dist.jobs.cluster import ray_cluster
     from stego_dist.jobs.sweep.banks import build_missing, configs_of
     from stego_dist.jobs.sweep.drive import Resources, drive
     from stego_dist.jobs.sweep.dry import foresee
@@ -101,8 +102,9 @@ def run(args: argparse.Namespace) -> int:
     if plan.base.train.features == "online":
         console.say("train.features=online: every trial runs the backbone; train.features=bank runs it once for all")
     resources = Resources(args.concurrent, args.cpus or args.processes, args.gpus)
-    build_missing(configs)
-    stopped = drive(plan, folder, resources, retries=args.retries)
+    with ray_cluster():
+        build_missing(configs)
+        stopped = drive(plan, folder, resources, retries=args.retries)
     if stopped is not None:
         ended = len(folder.results())
         console.say(

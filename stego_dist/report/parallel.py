@@ -43,11 +43,13 @@ class Axis:
         """Where what is written."""
         if self.values is not None:
             return [(self.place(value) or 0.0, str(value)) for value in self.values]
-        shown = [self.low, self.high] if self.log else ticks(self.low, self.high, 4) if self.high > self.low else []
+        shown = ticks(self.low, self.high, 4) if self.high > self.low else []
         if self.log:
             powers = range(math.ceil(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
-            shown = sorted({self.low, self.high, *(10.0**power for power in powers)})
-        return [(self.place(value) or 0.0, f"{value:.4g}") for value in shown or [self.low]]
+            shown = [10.0**power for power in powers]
+        if self.log or len(shown) < 2:
+            shown = sorted({self.low, self.high, *shown})
+        return [(self.place(value) or 0.0, f"{value:.4g}") for value in shown]
 
 
 @dataclass(frozen=True)

@@ -102,7 +102,7 @@ def print_sweep(found: Found, folder: Path) -> None:
     scores = {"miou": "mIoU %", "accuracy": "accuracy %"}
     shown = {name: title for name, title in scores.items() if any(name in t["numbers"] for t in found["trials"])}
     for title in (NAMES[found["objective"]], *shown.values(), *map(short, keys)):
-        table.add_column(title, justify="right")
+        table.add_column(title, justify="right", overflow="fold")
     for trial in ranked(found)[:SHOWN]:
         reached = f"{trial['objective']:.4f}" if trial["objective"] is not None else "–"
         reached += {"done": " collapsed" if trial["warnings"] else ""}.get(trial["state"], f" {trial['state']}")

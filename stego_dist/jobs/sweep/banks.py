@@ -16,7 +16,6 @@ from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.engine.inputs import features_fingerprint, knn_dir, make_backbone, open_store, open_table
 from stego_dist.errors import ConfigError, UserError
-from stego_dist.jobs.cluster import ray_cluster
 from stego_dist.jobs.embed import embed
 from stego_dist.jobs.knn import build_table
 from stego_dist.jobs.sweep.space import Space, Values, with_values
@@ -74,8 +73,7 @@ def build_missing(configs: Iterable[Config]) -> None:
     for config in configs:
         if is_there(config):
             continue
-        with ray_cluster():
-            table = build_table(config, embed(config, bank=config.train.features == "bank"))
+        table = build_table(config, embed(config, bank=config.train.features == "bank"))
         console.say(f"neighbour table: {table}")
 
 

@@ -5,28 +5,25 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import optuna
-from scipy.stats import spearmanr
+from scipy.stats import kruskal, rankdata, spearmanr
 
 from stego_dist.config import dump_config
 from stego_dist.errors import UserError
 from stego_dist.jobs.sweep.banks import place_of
 from stego_dist.jobs.sweep.plan import Folder, Plan, Result
-from stego_dist.jobs.sweep.search import study_of
 from stego_dist.jobs.sweep.space import with_values
 from stego_dist.jobs.sweep.tell import best_of, said, worded
 from stego_dist.rundir import atomic_path, write_json
 
 FORMAT = "stego_dist.sweep/1"
 SCORE, LABELLED = "val/label_free", ("miou", "accuracy")
-TOP_SHARE, FEWEST = 0.25, 8
-"""Importance: of reaching this share of the finished trials; and trials from which on it is estimated."""
+FEWEST, GROUPS = 8, 4
+"""Finished trials from which on importance is estimated, and groups that numbers are cut into for it."""
 
 
 def conclude(plan: Plan, folder: Folder) -> dict[str, Any]:
@@ -78,23 +75,40 @@ def correlations(results: Mapping[int, Result]) -> dict[str, dict[str, float | i
 
 
 def importance(plan: Plan, results: Mapping[int, Result]) -> dict[str, Any]:
-    """How much each key has to do with reaching the best quarter of the finished trials, as shares of 1 (PED-ANOVA).
+    """How much of the finished trials' ranks by objective each key explains by itself, 0 to 1; see `main_effect`.
 
-    Watanabe, Bansal, Hutter: PED-ANOVA (IJCAI 2023), as Optuna implements it. No shares but a reason with few trials.
+    No shares but a reason with few trials.
     """
-    done = {n: result for n, result in results.items() if result.state == "done" and result.objective is not None}
-    found: dict[str, Any] = {"method": "PED-ANOVA", "of": f"reaching the best {TOP_SHARE:.0%}", "trials": len(done)}
+    done = [result for result in results.values() if result.state == "done" and result.objective is not None]
+    found: dict[str, Any] = {"method": "Kruskal–Wallis ε²", "trials": len(done)}
     if len(done) < FEWEST:
         return {**found, "shares": None, "why": f"at least {FEWEST} finished trials are needed"}
-    if len({result.objective for result in done.values()}) < 2:
+    reached = [result.objective or 0.0 for result in done]
+    if len(set(reached)) < 2:
         return {**found, "shares": None, "why": "all trials reached the same"}
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=TOP_SHARE)
-    raw = optuna.importance.get_param_importances(study_of(plan.space, done), evaluator=evaluator)
-    shares = {key: float(raw.get(key, 0.0)) for key in plan.space.kinds}
-    total = sum(shares.values())
-    if not (math.isfinite(total) and total > 0):
-        return {**found, "shares": None, "why": "the best trials have nothing in common"}
-    return {**found, "shares": {key: share / total for key, share in shares.items()}}
+    return {
+        **found,
+        "shares": {key: main_effect([result.values[key] for result in done], reached) for key in plan.space.kinds},
+    }
+
+
+def main_effect(values: Sequence[Any], reached: Sequence[float]) -> float:
+    """Share of the variance of ranks that groups of equal, or of similar, values explain, less what chance would.
+
+    ε² = (H − k + 1) / (n − k), H of Kruskal and Wallis for k groups of n trials; not below 0. Of ranks, because collapsed
+    trials lie far off; more than GROUPS numbers are cut into as many groups of equal size. What keys only do together
+    is not in it.
+    """
+    names = [json.dumps(value) for value in values]
+    if len(set(names)) > GROUPS and all(isinstance(value, int | float) for value in values):
+        groups = min(GROUPS, len(values) // 4)
+        places = (rankdata(values, "ordinal") - 1) * groups // len(values)
+        names = [str(place) for place in places]
+    parts = [[score for name, score in zip(names, reached) if name == group] for group in sorted(set(names))]
+    n, k = len(reached), len(parts)
+    if k < 2 or k >= n:
+        return 0.0
+    return max(0.0, (float(kruskal(*parts).statistic) - k + 1) / (n - k))
 
 
 def _counts(results: Mapping[int, Result]) -> dict[str, int]:
