@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED ?= 0
 
+SCRIPTS = $(shell grep -lr "^\#!" launchers) tests/cluster/vcluster
+
 .PHONY: help setup quickstart test check format clean
 
 help: ## show this list
@@ -24,11 +26,12 @@ quickstart: $(STAMP) ## run the whole path on drawn landscapes: shards, KNN, tra
 test: $(STAMP) ## run all tests
 	$(BIN)/python -m pytest tests
 
-check: $(STAMP) ## lint, types, and the one-way rule of the layers
+check: $(STAMP) ## lint, types, shell scripts, and the one-way rule of the layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck -x -a $(SCRIPTS)
 
 format: $(STAMP) ## format the code
 	$(BIN)/ruff check --fix .

@@ -49,6 +49,11 @@ def warn(message: str) -> None:
     say(f"warning: {message}", style="yellow")
 
 
+def fail(error: object) -> None:
+    """What went wrong, on stderr, from any process."""
+    err.print(f"error: {error}", style="red", markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
 class Bar(Protocol):
     """What `progress` yields."""
 

@@ -154,6 +154,11 @@ class RunDir:
         return self.root / "provenance.json"
 
     @property
+    def calibration(self) -> Path:
+        """Where the loss's coefficients come from, when they were calibrated."""
+        return self.root / "calibration.json"
+
+    @property
     def metrics(self) -> Path:
         """One JSON object a logged step."""
         return self.root / "metrics.jsonl"

@@ -40,9 +40,11 @@ def end_ranks(ranks: list[BaseProcess], seconds: float = 120) -> list[int | None
     return codes
 
 
-def on_ranks(count: int, work: Callable[..., None], *arguments: Any, log: Path | None = None) -> list[int | None]:
+def on_ranks(
+    count: int, work: Callable[..., None], *arguments: Any, log: Path | None = None, seconds: float = 120
+) -> list[int | None]:
     """Start them and wait: exit codes."""
-    return end_ranks(start_ranks(count, work, *arguments, log=log))
+    return end_ranks(start_ranks(count, work, *arguments, log=log), seconds)
 
 
 def _rank(rank: int, count: int, port: int, log: Path | None, work: Callable[..., None], arguments: Any) -> None:

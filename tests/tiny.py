@@ -18,6 +18,7 @@ from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.inputs import features_fingerprint, knn_dir, knn_fingerprint, make_backbone, open_store
 from stego_dist.features.store import write_manifest, write_shard_in_batches
 from stego_dist.jobs.embed import embed_shard
+from stego_dist.jobs.views import view_jobs
 from stego_dist.knn.search import search
 from stego_dist.knn.table import choose_method, write_part
 from stego_dist.knn.table import write_manifest as write_table_manifest
@@ -30,7 +31,7 @@ TREE: dict[str, Any] = {
         "options": {"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 24, "num_heads": 2},
     },
     "head": {"code_dim": 6},
-    "loss": {"points": 3, "negatives": 2, "group_size": 4},
+    "loss": {"preset": "cocostuff27_vits8", "points": 3, "negatives": 2, "group_size": 4},
     "knn": {"k": 5, "positives": 3},
     "features": {"batch_size": 4},
     "train": {
@@ -101,3 +102,12 @@ def embed_and_search(config: Config) -> None:
         found = search(query_ids=ids, database=store, k=config.knn.k)
         write_part(knn_dir(config), name, found, wanted)
     write_table_manifest(knn_dir(config), names, wanted, method="exact")
+
+
+def keep_views(config: Config) -> None:
+    """What the features job keeps for evaluation, without a cluster."""
+    shard_set, backbone = ShardSet.open(config.data.shards), make_backbone(config)
+    for job in view_jobs(config, shard_set, backbone, overwrite=True):
+        for shard in job.todo:
+            job.write(config, ShardSamples(shard_set, job.views.split), backbone, shard)
+        job.finish()

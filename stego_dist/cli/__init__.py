@@ -13,7 +13,10 @@ from importlib import import_module
 from stego_dist import __version__, console
 from stego_dist.errors import UserError
 
-VERBS = ("shards", "features", "knn", "train", "eval", "report", "import_", "plan", "sweep", "show", "quickstart")
+VERBS = (
+    "shards", "features", "knn", "calibrate", "train", "eval", "report", "import_", "plan", "sweep", "show", "doctor",
+    "quickstart",
+)  # fmt: skip
 """Modules of this package, named as their verbs; `import` is a word of Python's."""
 
 
@@ -37,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except UserError as error:
-        console.err.print(f"error: {error}", style="red", markup=False, highlight=False, emoji=False, soft_wrap=True)
+        console.fail(error)
         return error.exit_code
     except KeyboardInterrupt:
         console.err.print("interrupted", style="red")

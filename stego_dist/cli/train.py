@@ -23,12 +23,14 @@ def add_parser(verbs: Any) -> None:
             "several processes, as many as divide the groups; the number may change with --resume:\n"
             "  accelerate launch --config_file launchers/accelerate/gpus.yaml --num_processes 4 \\\n"
             "      -m stego_dist train CONFIG --resume\n"
-            "two machines of 8 GPUs, on machine R (0 or 1) of which HOST is the first:\n"
-            "  accelerate launch --config_file launchers/accelerate/gpus.yaml --num_processes 16 --num_machines 2 \\\n"
-            "      --machine_rank R --main_process_ip HOST --main_process_port 29500 -m stego_dist train CONFIG\n\n"
-            "exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 stopped by SIGTERM or SIGUSR1 and saved\n"
-            "(continue with --resume), 130 interrupted. accelerate launch turns all but 0 into 1; RUN/status.json has\n"
-            "the run's own. Look at RUN/metrics.jsonl, RUN/samples, and tensorboard --logdir RUN/tensorboard."
+            "two machines of 8 GPUs, on machine R (0 or 1), IP being an address of the first one:\n"
+            "  accelerate launch --config_file launchers/accelerate/nodes.yaml --num_processes 16 --num_machines 2 \\\n"
+            "      --machine_rank R --main_process_ip IP --main_process_port 29500 -m stego_dist train CONFIG\n"
+            "on Slurm: sbatch --nodes=2 --gpus-per-node=8 launchers/slurm/train.sbatch CONFIG\n\n"
+            "exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 75 stopped by SIGTERM, SIGUSR1 or SIGUSR2\n"
+            "and saved (continue with --resume), 130 interrupted. accelerate launch turns all but 0 into 1;\n"
+            "RUN/status.json has the run's own. Look at RUN/metrics.jsonl, RUN/samples, and\n"
+            "tensorboard --logdir RUN/tensorboard."
         ),
     )
     add_config(parser)

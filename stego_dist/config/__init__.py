@@ -1,6 +1,8 @@
 """The typed configuration tree and how it is loaded: YAML, then `section.key=value` overrides."""
 
 from stego_dist.config.load import dump_config, load_config
+from stego_dist.config.loss import LossConfig, PairConfig
+from stego_dist.config.presets import PRESETS
 from stego_dist.config.train import TrainConfig
 from stego_dist.config.tree import (
     BackboneConfig,
@@ -11,12 +13,11 @@ from stego_dist.config.tree import (
     FeaturesConfig,
     HeadConfig,
     KnnConfig,
-    LossConfig,
-    PairConfig,
     StorageConfig,
 )
 
 __all__ = [
+    "PRESETS",
     "BackboneConfig",
     "ClustersConfig",
     "Config",

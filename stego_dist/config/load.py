@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from stego_dist.config.presets import PAIRS
 from stego_dist.config.tree import Config, DataConfig
 from stego_dist.errors import ConfigError
 
@@ -34,7 +35,10 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         if not isinstance(tree, DictConfig):
             raise ConfigError(f"{path}: expected a mapping of sections at the top level")
         tree.setdefault("name", path.stem)
-        merged = OmegaConf.merge(_defaults(), tree, _overrides(overrides))
+        given = _overrides(overrides)
+        if OmegaConf.select(given, "loss.preset") is not None:
+            _forget_coefficients(tree)
+        merged = OmegaConf.merge(_defaults(), tree, given)
         values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from None
@@ -44,8 +48,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def _defaults() -> dict[str, Any]:
-    """Every setting that has a default, so that interpolations find it and half of a pair can be overridden."""
-    return Config.model_construct(data=DataConfig.model_construct()).model_dump()
+    """Every setting that has a default, so that interpolations find it.
+
+    Without the loss's coefficients: a preset fills in those that are not given.
+    """
+    tree = Config.model_construct(data=DataConfig.model_construct()).model_dump()
+    for pair in PAIRS:
+        tree["loss"].pop(pair)
+    return tree
+
+
+def _forget_coefficients(tree: DictConfig) -> None:
+    """A preset on the command line replaces the coefficients of the file, as any override does."""
+    loss = tree.get("loss")
+    for pair in PAIRS if isinstance(loss, DictConfig) else ():
+        if isinstance(loss.get(pair), DictConfig):
+            loss[pair] = {}
 
 
 def _overrides(overrides: Sequence[str]) -> DictConfig:

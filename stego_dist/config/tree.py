@@ -1,7 +1,8 @@
 """Every setting, with its type, its default and what it means. Frozen; unknown keys are refused.
 
-The defaults are the published method on a single group of 16 images. What can be wrong only together is
-checked in `Config.impossible`, which collects all such errors into one report.
+The defaults are the published method on a single group of 16 images, with the loss's coefficients calibrated on the
+data instead of tuned. What can be wrong only together is checked in `Config.impossible`, which collects all such errors
+into one report.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from stego_dist.config.loss import LossConfig
 from stego_dist.config.section import Fraction, Positive, Section
 from stego_dist.config.train import TrainConfig
 
@@ -75,38 +77,6 @@ class HeadConfig(Section):
     """Probability that a channel is dropped while training (Dropout2d), drawn afresh for each branch."""
 
 
-class PairConfig(Section):
-    """One of the three terms of the correspondence loss."""
-
-    weight: Annotated[float, Field(ge=0.0)]
-    """λ in the paper."""
-    shift: float
-    """b in the paper: correspondences above it attract, below it repel."""
-
-
-class LossConfig(Section):
-    """The correspondence loss (paper, equations 1 to 4)."""
-
-    self_pair: PairConfig = PairConfig(weight=0.67, shift=0.08)
-    """An image with itself (published: pos_intra)."""
-    knn_pair: PairConfig = PairConfig(weight=0.25, shift=0.02)
-    """An image with one of its nearest neighbours (published: pos_inter)."""
-    random_pair: PairConfig = PairConfig(weight=0.63, shift=0.66)
-    """An image with other images of its group (published: neg_inter)."""
-    points: Positive = 11
-    """S: S×S points are sampled in every image."""
-    negatives: Positive = 5
-    """Draws of other images for each anchor."""
-    centring: bool = True
-    """Subtract the mean over the other image's points from the correspondences (spatial centring)."""
-    clamp: Literal["zero", "none", "stabilised"] = "zero"
-    """Clamp of code correlations: at 0 from below, not at all, or to [0, 0.8]."""
-    group_size: Annotated[int, Field(ge=2)] = 16
-    """Images of a group: negatives and centring stay inside it, so ranks don't change the result."""
-    contrastive_crf_weight: Annotated[float, Field(ge=0.0)] = 0.0
-    """Weight of the contrastive CRF term (published: 0); needs images, hence train.features=online."""
-
-
 class FeaturesConfig(Section):
     """The pass of the frozen backbone over the training shards."""
 
@@ -163,6 +133,13 @@ class ClustersConfig(Section):
     """k-means runs; the one with the best objective is kept."""
     iterations: Positive = 50
     """Lloyd iterations of each run."""
+    feature_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """What the backbone's features count beside codes of length 1; 0: clusters of codes alone, as published. `auto`: 0
+    where codes form as many modes as there are clusters, up to 3 where they form fewer (engine/clusters.py)."""
+    balance: Annotated[float, Field(ge=0, le=1)] | Literal["auto"] = "auto"
+    """Points count density to the power of minus this, so that large classes don't take all clusters; 0: all the same.
+    `auto`: a third
+    of feature_weight, at most 1."""
 
 
 class EvalConfig(Section):
@@ -178,6 +155,10 @@ class EvalConfig(Section):
     """Images of one forward; no effect on results beyond rounding."""
     flip: bool = True
     """Average the codes of the image and of its mirror image."""
+    features: Literal["auto", "online", "bank"] = "auto"
+    """Where evaluation and validation have the backbone's features from: `bank`, what was kept when the bank was
+    computed; `online`, the backbone, and none are kept; `auto`: the bank where it holds them. Only centre crops are
+    kept. Results are equal up to float16."""
     clusters: Literal["kmeans", "learned"] = "kmeans"
     """Which clusters the headline number takes; both are always reported."""
     cluster_seeds: Positive = 1
@@ -193,9 +174,11 @@ class EvalConfig(Section):
     torch elsewhere."""
     crf_workers: Positive | None = None
     """Processes for the CRF per rank, on a CPU; none: one a core."""
+    score_images: Annotated[int, Field(ge=2)] = 48
+    """Training images, evenly spread, that the label-free score looks at, each in two views."""
     panels: Annotated[int, Field(ge=0)] = 8
-    """Pictures written: image, label, clusters in matched colours, linear probe; spread over the split, and with labels
-    a third as many of each of the best, median and worst images."""
+    """Pictures written: image, label, clusters in matched colours, linear probe, and what the CRF made of them; spread
+    over the split, and with labels a third as many of each of the best, median and worst images."""
     correspondences: Annotated[int, Field(ge=0)] = 32
     """Images whose correspondences are measured for the report, of evaluation and of training; 0: none."""
 
@@ -261,11 +244,16 @@ class Config(Section):
                 "loss.contrastive_crf_weight: the contrastive CRF term needs the images, which the bank does not "
                 "hold; set train.features=online or the weight to 0."
             )
+        if self.eval.features == "bank" and self.eval.crop == "none":
+            problems.append(
+                "eval.features: whole images (eval.crop=none) have sizes of their own and are not in the bank; set "
+                "eval.features=auto or eval.crop=centre."
+            )
         if (self.train.linear_points or 0) > self.data.resolution:
             problems.append(
                 f"train.linear_points: {self.train.linear_points} rows and columns are more than the "
                 f"{self.data.resolution} that a training image has; leave it out to take every pixel."
             )
-        if not any(pair.weight for pair in (self.loss.self_pair, self.loss.knn_pair, self.loss.random_pair)):
+        if not any(pair.weight for pair in self.loss.pairs.values()):
             problems.append("loss: all three weights are 0, so nothing would be trained; set at least one above 0.")
         return problems

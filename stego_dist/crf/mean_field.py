@@ -37,18 +37,20 @@ def mean_field(images_bgr: Tensor, maps: Sequence[Tensor], steps: int = library.
     unary = images_bgr.new_full((len(logits[0]), len(logits), most), -library.PADDED, dtype=torch.float32)
     for at, given in enumerate(logits):
         unary[:, at, : given.shape[1]] = given
-    flat = unary.view(len(unary), -1)
     terms = [
         _gaussian(images, height, width, images_bgr.device),
         build_lattice(_bilateral_features(images_bgr), library.BILATERAL_WEIGHT),
     ]
-    scratches = [term.scratch(flat.shape[1]) for term in terms]
-    q, total = _softmax(unary.clone()), torch.empty_like(unary)
+    channels = len(logits) * most
+    scratches = [term.scratch(channels) for term in terms]
+    q = _softmax(unary.clone())
     for _ in range(steps):
-        total.copy_(unary)
-        for term, scratch in zip(terms, scratches):
-            term.add_filtered(total.view(flat.shape), q.view(flat.shape), scratch)
-        q, total = _softmax(total), q
+        spread = [term.spread(q.view(-1, channels), scratch) for term, scratch in zip(terms, scratches)]
+        for blocks in zip(*(term.slice.blocks for term in terms), strict=True):
+            total = q[blocks[0].rows].copy_(unary[blocks[0].rows])  # q itself is no longer needed
+            for block, vertices in zip(blocks, spread):
+                block.add_product(total.view(-1, channels), vertices)
+            _softmax(total)
     shape = images, height, width, len(maps), most
     marginals = q.view(shape).permute(3, 0, 4, 1, 2)
     return [marginal[:, : given.shape[1]] for marginal, given in zip(marginals, maps)]

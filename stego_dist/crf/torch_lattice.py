@@ -12,11 +12,12 @@ vertices, one blur along each axis in turn. Where that library hashes keys, keys
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from stego_dist.crf.sparse import Sparse, make_sparse
 
 LANES = 4
 """The library pads an image's points to a multiple of this with points at the origin."""
@@ -24,28 +25,28 @@ LANES = 4
 
 @dataclass(frozen=True)
 class Lattice:
-    """The operators of n points on m vertices; sparse CSR matrices, float32."""
+    """The operators of n points on m vertices. The filter is `slice` of what `spread` gives."""
 
-    splat: Tensor
+    splat: Sparse
     """(m, n)"""
-    blurs: tuple[Tensor, ...]
+    blurs: tuple[Sparse, ...]
     """(m, m), one for each of the d + 1 axes."""
-    slice: Tensor
+    slice: Sparse
     """(n, m)"""
 
     def scratch(self, channels: int) -> tuple[Tensor, Tensor]:
-        """What `add_filtered` works in, for values of so many channels."""
-        shape, like = (self.splat.shape[0], channels), self.splat.values()
+        """What `spread` works in, for values of so many channels."""
+        shape, like = (len(self.splat.starts) - 1, channels), self.splat.values
         return like.new_zeros(shape), like.new_zeros(shape)
 
-    def add_filtered(self, base: Tensor, values: Tensor, scratch: tuple[Tensor, Tensor]) -> None:
-        """Add the filtered `values` to `base` in place, both float32 (n, C)."""
+    def spread(self, values: Tensor, scratch: tuple[Tensor, Tensor]) -> Tensor:
+        """Float32 values (n, C) on the vertices, blurred: (m, C), one of the two of `scratch`."""
         now, then = scratch
-        torch.addmm(now, self.splat, values, beta=0, out=now)
+        self.splat.put_product(now, values)
         for blur in self.blurs:
-            torch.addmm(then, blur, now, beta=0, out=then)
+            blur.put_product(then, now)
             now, then = then, now
-        torch.addmm(base, self.slice, now, out=base)
+        return now
 
 
 def build_lattice(features: Tensor, weight: float) -> Lattice:
@@ -66,17 +67,19 @@ def build_lattice(features: Tensor, weight: float) -> Lattice:
 
     vertices, of_corner, splat_starts, splat_order = _number(packed)
     size = len(vertices.keys), images * points
-    splat = _csr(splat_starts, point.view(-1)[splat_order // (dim + 1)], weights.view(-1)[splat_order], size)
+    splat = make_sparse(splat_starts, point.view(-1)[splat_order // (dim + 1)], weights.view(-1)[splat_order], size)
     columns, weights = (t.view(images, -1, dim + 1)[:, :points].reshape(-1) for t in (of_corner, weights))
     rows = torch.arange(0, len(columns) + 1, dim + 1, device=columns.device)
-    slicing = _csr(rows, columns, weights / (1 + 2.0**-dim), size[::-1])
+    slicing = make_sparse(rows, columns, weights / (1 + 2.0**-dim), size[::-1])
     lattice = Lattice(splat, tuple(vertices.blur(step) for step in steps), slicing)
 
     norm = features.new_zeros(images * points, 1)
-    lattice.add_filtered(norm, torch.ones_like(norm), lattice.scratch(1))
+    ones = lattice.spread(torch.ones_like(norm), lattice.scratch(1))
+    for block in slicing.blocks:
+        block.add_product(norm[block.rows], ones)
     norm = (norm[:, 0] + 1e-20).rsqrt()
-    splat.values().mul_(norm[splat.col_indices()])
-    slicing.values().mul_((weight * norm).repeat_interleave(dim + 1))
+    splat.values.mul_(norm[splat.columns])
+    slicing.values.mul_((weight * norm).repeat_interleave(dim + 1))
     return lattice
 
 
@@ -149,7 +152,7 @@ class _Vertices:
     number: Tensor
     """For each place in `keys` the number."""
 
-    def blur(self, step: int) -> Tensor:
+    def blur(self, step: int) -> Sparse:
         """Adds to each vertex half of both neighbours along the axis of this step; a missing one counts 0."""
         count, wanted = len(self.keys), self.keys + abs(step)
         place = torch.searchsorted(self.keys, wanted).clamp_(max=count - 1)
@@ -166,7 +169,7 @@ class _Vertices:
         columns[starts[lower] + 1 + has_lower[lower]] = upper
         values = torch.full(columns.shape, 0.5, device=starts.device)
         values[starts[:-1]] = 1
-        return _csr(starts, columns, values, (count, count))
+        return make_sparse(starts, columns, values, (count, count))
 
 
 def _number(packed: Tensor) -> tuple[_Vertices, Tensor, Tensor, Tensor]:
@@ -195,12 +198,6 @@ def _number(packed: Tensor) -> tuple[_Vertices, Tensor, Tensor, Tensor]:
 
 def _starts(counts: Tensor) -> Tensor:
     return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-
-
-def _csr(starts: Tensor, columns: Tensor, values: Tensor, size: tuple[int, ...]) -> Tensor:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta state")
-        return torch.sparse_csr_tensor(starts.int(), columns.int(), values, size, check_invariants=False)
 
 
 def _float32(value: float) -> float:

@@ -6,13 +6,13 @@ folder that holds this copy is given beside it (`stego-dist shards build CARD --
 
 from __future__ import annotations
 
-import colorsys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from stego_dist.data.colours import distinct_colours
 from stego_dist.data.tiles import Tiling
 from stego_dist.errors import UserError
 
@@ -94,8 +94,10 @@ class Card(BaseModel):
         if not isinstance(value, list):
             return value
         items = [{"name": item} if isinstance(item, str) else item for item in value]
+        own = [_as_colour(item.get("colour")) for item in items if isinstance(item, dict)]
+        new = iter(distinct_colours(len(items), [colour for colour in own if colour]))
         return [
-            {"colour": generated_colour(i), **item} if isinstance(item, dict) else item for i, item in enumerate(items)
+            {**item, "colour": next(new)} if isinstance(item, dict) and "colour" not in item else item for item in items
         ]
 
     @model_validator(mode="after")
@@ -191,10 +193,11 @@ def source_classes(card: Card, root: Path) -> Card:
     return card.with_classes(value, str(path))
 
 
-def generated_colour(index: int) -> tuple[int, int, int]:
-    """A colour for class `index`; neighbours differ much in hue."""
-    red, green, blue = colorsys.hsv_to_rgb(index * 0.618034 % 1, (0.85, 0.5)[index // 2 % 2], (0.95, 0.7)[index % 2])
-    return round(255 * red), round(255 * green), round(255 * blue)
+def _as_colour(value: Any) -> Colour | None:
+    if not isinstance(value, (list, tuple)) or len(value) != 3:
+        return None
+    red, green, blue = value
+    return (red, green, blue) if all(type(v) is int and 0 <= v <= 255 for v in value) else None
 
 
 def read_yaml(path: Path, what: str) -> Any:

@@ -184,7 +184,10 @@ def _evaluated(
         train_probes(config, accelerator, segmenter, frozen, cluster=not given)
     share(segmenter, accelerator)
     clusters = CLUSTERS if probes or given else ("kmeans",)
-    results = evaluate(config, accelerator, segmenter, backbone, clusters=clusters, title=f"baseline {title}").results
+    if baseline.kind not in OWN:  # nothing was kept of its features
+        config = config.model_copy(update={"eval": config.eval.model_copy(update={"features": "online"})})
+    named = f"baseline {title}"
+    results = evaluate(config, accelerator, segmenter, backbone, clusters=clusters, title=named, brief=True).results
     return {
         "name": baseline.name,
         "backbone": backbone.name,

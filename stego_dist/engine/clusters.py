@@ -2,6 +2,12 @@
 
 A sample of training images (a function of the seed) is spread over the ranks, some codes of each are drawn, gathered in
 the order of the images, and clustered on the main process: ranks change the points only by rounding.
+
+Trained codes gather in a number of modes that the data and the loss decide, not clusters.count. While there are at
+least as many modes as clusters, clusters of codes stand well apart. When more are asked for, k-means can only cut modes
+along what noise is left in them, and it cuts those of the largest classes: small classes, which codes merge, come out
+worse than from the features. So it is measured how far clusters stand apart, in codes and in features, without labels:
+as codes run out of modes, features enter, and dense regions count less (`separation`, `mixture`).
 """
 
 from __future__ import annotations
@@ -10,6 +16,8 @@ import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +28,18 @@ from torch import Tensor
 
 from stego_dist.config import Config
 from stego_dist.engine.supply import FeaturesOf
-from stego_dist.knn.kmeans import spherical_kmeans
+from stego_dist.knn.kmeans import assign, density_weights, margin, spherical_kmeans
 from stego_dist.losses.draws import generator
 
+T = TypeVar("T")
 CHUNK = 16
+FEATURES = 3.0
+"""What features count at most beside codes of length 1: nine tenths of the squared length."""
+CELLS = 4
+"""Cells a cluster, by which density is told."""
+TRIED = 50_000
+"""Points that `separation` looks at."""
+DIGITS = 3
 
 
 @torch.no_grad()
@@ -66,24 +82,102 @@ def drawn_images(config: Config, count: int) -> NDArray[np.int64]:
 
 
 def find_clusters(config: Config, codes: NDArray[np.float32], clusters: int) -> Tensor:
-    """k-means centres (K, D) of codes, by the settings of the section `clusters`."""
-    c = config.clusters
-    centres = spherical_kmeans(codes, clusters, restarts=c.restarts, iterations=c.iterations, seed=config.seed)
-    return torch.from_numpy(centres)
+    """Plain k-means centres (K, D) of codes, by the settings of the section `clusters`."""
+    return torch.from_numpy(_kmeans(config, codes, clusters, 0.0))
 
 
-def find_clusters_unless(
-    stopped: Callable[[], bool], config: Config, codes: NDArray[np.float32], clusters: int
-) -> Tensor | None:
-    """`find_clusters` in a thread, None as soon as `stopped` says so: Python hears no signal inside of k-means.
+@dataclass(frozen=True)
+class Clusters:
+    """Centres, and what they were found in."""
+
+    centres: Tensor
+    """(K, D) of codes, or (K, D + C) of codes beside features (models/segmenter.py: `Segmenter.encode`)."""
+    feature_weight: float
+    """What features count beside codes; 0: codes alone."""
+    balance: float
+    """Power of the density by which points in dense regions count less."""
+    margins: tuple[float, float] | None
+    """How far the clusters of codes, and of features, stand apart; None where nothing was to be chosen by it."""
+
+    largest: float
+    """Share of the points that the largest cluster takes."""
+
+    def __str__(self) -> str:
+        """A sentence for people."""
+        if not self.feature_weight:
+            return "clusters of codes alone" + ("" if self.margins is None else ", which form enough modes")
+        return f"codes form fewer modes than clusters are asked for: features count {self.feature_weight:g} beside them"
+
+    def record(self) -> dict[str, Any]:
+        """For files."""
+        margins = None if self.margins is None else dict(zip(("codes", "features"), self.margins))
+        return {"feature_weight": self.feature_weight, "balance": self.balance, "margins": margins}
+
+
+def find_run_clusters(
+    config: Config, codes: NDArray[np.float32], features: NDArray[np.float32], clusters: int
+) -> Clusters:
+    """A run's clusters, of codes (P, D) and of the features (P, C) at the same positions."""
+    asked, margins = config.clusters.feature_weight, None
+    if asked == "auto":
+        margins = separation(config, codes, clusters), separation(config, features, clusters)
+        weight = round(FEATURES * mixture(*margins), DIGITS)
+    else:
+        weight = asked
+    points = np.concatenate([_unit(codes), weight * _unit(features)], 1, dtype=np.float32) if weight else codes
+    centres = find_more_clusters(config, points, clusters, weight)
+    largest = np.bincount(assign(points, centres.numpy())[0]).max() / len(points)
+    return Clusters(centres, weight, balance_of(config, weight), margins, float(largest))
+
+
+def find_more_clusters(config: Config, points: NDArray[np.float32], clusters: int, feature_weight: float) -> Tensor:
+    """Centres by the config's seed in the space of a run, where its feature_weight has been found."""
+    return torch.from_numpy(_kmeans(config, points, clusters, balance_of(config, feature_weight)))
+
+
+def balance_of(config: Config, feature_weight: float) -> float:
+    """clusters.balance, which by itself rises with the weight of features."""
+    asked = config.clusters.balance
+    return round(min(1.0, feature_weight / FEATURES), DIGITS) if asked == "auto" else asked
+
+
+def separation(config: Config, points: NDArray[np.float32], clusters: int) -> float:
+    """The margin of k-means over (some of the) points (P, D): how far its clusters stand apart."""
+    rng = np.random.default_rng(config.seed)
+    some = points if len(points) <= TRIED else points[np.sort(rng.choice(len(points), TRIED, replace=False))]
+    return margin(some, spherical_kmeans(some, clusters, restarts=3, iterations=25, seed=config.seed))
+
+
+def mixture(codes: float, features: float) -> float:
+    """0: as many clusters as codes have modes, 1: far more, by the margins of codes and of features.
+
+    The two ends are that the margin of codes is twice that of features, and that it is no larger than it.
+    """
+    return min(1.0, max(0.0, 2 - codes / features)) if features > 0 else 0.0
+
+
+def _kmeans(config: Config, points: NDArray[np.float32], clusters: int, balance: float) -> NDArray[np.float32]:
+    c, seed, weights = config.clusters, config.seed, None
+    if balance and CELLS * clusters <= len(points):
+        weights = density_weights(points, CELLS * clusters, balance, iterations=25, seed=seed)
+    return spherical_kmeans(points, clusters, restarts=c.restarts, iterations=c.iterations, seed=seed, weights=weights)
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    unit: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.float32(1e-12))
+    return unit
+
+
+def find_unless(stopped: Callable[[], bool], find: Callable[[], T]) -> T | None:
+    """What `find` finds in a thread, None as soon as `stopped` says so: Python hears no signal inside of k-means.
 
     A thread that is given up ends with the process.
     """
-    found: Future[Tensor] = Future()
+    found: Future[T] = Future()
 
     def work() -> None:
         try:
-            found.set_result(find_clusters(config, codes, clusters))
+            found.set_result(find())
         except BaseException as error:
             found.set_exception(error)
 

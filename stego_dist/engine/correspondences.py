@@ -21,9 +21,9 @@ from torch import Tensor
 from stego_dist.config import Config
 from stego_dist.crf.affinity import log_affinity
 from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.inputs import AUTOCAST
+from stego_dist.engine.inputs import training_precision
+from stego_dist.engine.seen import EvaluationFeatures
 from stego_dist.engine.step import signed_labels
-from stego_dist.engine.views import evaluation_views
 from stego_dist.losses.draws import draw_negatives, generator
 from stego_dist.metrics.precision_recall import precision_recall
 from stego_dist.models.backbone import Backbone
@@ -121,23 +121,28 @@ def draw_positions(
     """POINTS pixels of eval.correspondences images, drawn by the seed; features as resizing the map would give them."""
     rng = generator(config.seed, "correspondence images")
     ids = torch.randperm(len(samples), generator=rng)[: config.eval.correspondences].sort().values.tolist()
-    side, dtype = config.eval.resolution, AUTOCAST[config.train.precision]
     parts: dict[str, list[Tensor]] = {name: [] for name in Positions.__annotations__}
-    for batch, images, labels in evaluation_views(config, samples, ids):
-        pixels = torch.stack(
-            [torch.randint(side, (2, POINTS), generator=generator(config.seed, "positions", i)) for i in batch]
-        )
-        with torch.autocast(device.type, dtype, enabled=dtype is not None):
-            feats = backbone(images.to(device))
-            codes = segmenter.head(feats)
-        grid = ((2 * pixels.transpose(1, 2) + 1) / side - 1)[:, None].to(device)  # (x, y) of pixel centres
-        for name, maps in (("features", feats.float()), ("codes", codes.float())):
+    source = EvaluationFeatures(config, samples, backbone, device, crop=config.eval.crop)
+    for seen in source.batches(ids, mirrored=False, images=ids):
+        batch, images = seen.ids, seen.stacked()
+        pixels = torch.stack([_draw_pixels(config.seed, i, *seen.size) for i in batch])
+        with training_precision(config, device):
+            codes = segmenter.head(seen.feats)
+        whole = torch.tensor([seen.padded[1], seen.padded[0]])
+        grid = ((2 * pixels.transpose(1, 2) + 1) / whole - 1)[:, None].to(device)  # (x, y) of pixel centres
+        for name, maps in (("features", seen.feats.float()), ("codes", codes.float())):
             sampled = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[:, :, 0]
             parts[name].append(F.normalize(sampled, dim=1).transpose(1, 2).cpu())
-        parts["descriptors"].append(F.normalize(feats.float().mean((2, 3)), dim=1).cpu())
+        parts["descriptors"].append(F.normalize(seen.feats.float().mean((2, 3)), dim=1).cpu())
         place, (x, y) = torch.arange(len(batch))[:, None], pixels.unbind(1)
         parts["xy"].append(pixels.transpose(1, 2).float())
         parts["rgb"].append(images[place, :, y, x].float())
-        assert labels is not None
-        parts["labels"].append(signed_labels(labels)[place, y, x].long())
+        assert seen.labels is not None
+        parts["labels"].append(signed_labels(seen.labels)[place, y, x].long())
     return Positions(**{name: torch.cat(tensors).numpy() for name, tensors in parts.items()})
+
+
+def _draw_pixels(seed: int, image: int, height: int, width: int) -> Tensor:
+    """x and y (2, POINTS) of drawn pixels of an image."""
+    rng = generator(seed, "positions", image)
+    return torch.stack([torch.randint(size, (POINTS,), generator=rng) for size in (width, height)])

@@ -4,51 +4,39 @@
 2. predictions of clusters and linear probe, with and without CRF, are counted against the labels (int64);
 3. counts are summed over ranks; the main process matches clusters to classes and computes the scores.
 
-Without labels there are no scores, only the share of each cluster. Several resolutions are several such passes.
+Without labels there are no scores, but how much and how evenly clusters are used, and whether mirror images have the
+same ones. Several resolutions are several such passes.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from torch import Tensor
 
 from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.inputs import AUTOCAST
+from stego_dist.engine.mirror import agreement, mirror_counts
+from stego_dist.engine.opened import Opened
+from stego_dist.engine.panel import Panel, as_ids, make_panels, refined_beside
 from stego_dist.engine.per_image import ImageCounts, evenly
-from stego_dist.engine.predict import CLUSTERS, CONVERGED, LINEAR, Maps, Readouts, predict_maps
-from stego_dist.engine.refine import Refiner, make_refiner
-from stego_dist.engine.scoring import CRF, Tally, largest_clusters, score, shares
+from stego_dist.engine.predict import CLUSTERS, LINEAR, Readouts, predict_seen
+from stego_dist.engine.refine import Refiner, make_refiner, refined_names
+from stego_dist.engine.scoring import CRF, Tally, cluster_use, largest_clusters, score, shares
+from stego_dist.engine.seen import EvaluationFeatures
 from stego_dist.engine.step import signed_labels
-from stego_dist.engine.views import evaluation_views
+from stego_dist.metrics.confusion import Matrix
 from stego_dist.metrics.matching import Matching
 from stego_dist.models.backbone import Backbone
-from stego_dist.models.segmenter import Segmenter, flip_averaged_code
-
-
-@dataclass(frozen=True)
-class Panel:
-    """What a picture of one image shows; arrays (H, W)."""
-
-    name: str
-    image: NDArray[np.uint8]
-    label: NDArray[np.int16] | None
-    predictions: dict[str, NDArray[np.int16]]
-    rank: str = "spread"
-    """Why it is shown: "best", "median" or "worst" of all images, or one of those that are spread over the split."""
-    accuracy: float | None = None
-    """Of the headline clusters on this image."""
-    miou: float | None = None
+from stego_dist.models.segmenter import Segmenter
 
 
 @dataclass
@@ -60,6 +48,8 @@ class Evaluation:
     matchings: dict[str, Matching] = field(default_factory=dict)
     image_counts: dict[int, NDArray[np.int32]] = field(default_factory=dict)
     """Counts of the headline clusters on single images (engine/per_image.py)."""
+    mirrored: dict[str, Matrix] = field(default_factory=dict)
+    """Without labels: clusters in images and in their mirror images, by name (engine/mirror.py)."""
     examples: dict[int, Panel] = field(default_factory=dict)
     """Images that show single clusters, by number; without labels (engine/gallery.py)."""
 
@@ -73,21 +63,24 @@ def evaluate(
     clusters: tuple[str, ...] = CLUSTERS,
     more: Readouts | None = None,
     title: str = "eval",
+    brief: bool = False,
+    opened: Opened | None = None,
 ) -> Evaluation:
     """Evaluate on data.eval_split.
 
     clusters: which centres of the segmenter hold something ("kmeans", "learned"); more: what else is read out of its
-    codes. Every rank calls it; the full result is on the main process. Raises UserError for unreadable samples and a
-    resolution that does not fit the backbone.
+    codes; brief: the numbers of eval.resolution alone, without panels, counts of single images and more resolutions.
+    opened: what is open already. Every rank calls it; the full result is on the main process. Raises UserError for
+    unreadable samples and a resolution that does not fit the backbone.
     """
     start, e = time.perf_counter(), config.eval
-    shard_set = ShardSet.open(config.data.shards, config.data.storage)
-    samples = ShardSamples(shard_set, config.data.eval_split)
+    shard_set = opened.shard_set if opened else ShardSet.open(config.data.shards, config.data.storage)
+    samples = opened.evaluated if opened else ShardSamples(shard_set, config.data.eval_split)
     names = [*clusters, *([LINEAR] if segmenter.linear is not None else []), *(more or {})]
     headline = e.clusters if e.clusters in clusters else clusters[0]
-    refined = _refined_names(e.crf, headline, names) if samples.split.labelled else []
-    predictor = _Predictor(config, accelerator, segmenter, backbone, clusters, more or {})
-    pictured = set(evenly(len(samples), e.panels))
+    refined = refined_names(e.crf, headline, names)
+    predictor = _Predictor(config, accelerator, segmenter, clusters, more or {})
+    pictured = set() if brief else set(evenly(len(samples), e.panels))
     evaluation = Evaluation(
         {
             "split": samples.split.name,
@@ -103,7 +96,7 @@ def evaluate(
     results = evaluation.results
     if samples.split.labelled:
         results["classes"] = shard_set.classes
-    resolutions = list(dict.fromkeys((e.resolution, *e.more_resolutions)))
+    resolutions = list(dict.fromkeys((e.resolution, *(() if brief else e.more_resolutions))))
     for resolution in resolutions:
         if e.crop == "centre":
             key = "eval.resolution" if resolution == e.resolution else "eval.more_resolutions"
@@ -112,20 +105,26 @@ def evaluate(
         first = resolution == e.resolution
         tally = Tally(segmenter, shard_set.num_classes if samples.split.labelled else None, accelerator.device, more)
         refiner = make_refiner(e, accelerator.device) if refined else None
+        source = EvaluationFeatures(config, samples, backbone, accelerator.device, resolution, e.crop, opened)
         console.say(
             f"{title}: {len(samples)} images of {shard_set.root} ({samples.split.name}), {resolution} pixels"
             f"{', whole images' if e.crop == 'none' else ''}{', flip-averaged' if e.flip else ''}"
+            f"{', features from the bank' if source.store is not None else ''}"
             f"{', CRF on ' + ' and '.join(refined) if refined else ''}"
         )
-        single = ImageCounts(len(samples), tally.rows[headline], tally.num_classes) if first else None
+        kept = first and not brief
+        single = ImageCounts(len(samples), tally.rows[headline], tally.num_classes) if kept else None
         panels = predictor.count(
-            samples, resolution, tally, refined, refiner, pictured if first else set(), single, headline, title
+            samples, source, tally, refined, refiner, pictured if first else set(), single, headline, title
         )
         beside = [kind for name in names for kind in ([name, name + CRF] if name in refined else [name])]
         counts = tally.summed(accelerator, beside)
         found, matchings = score(counts, shard_set.classes) if samples.split.labelled else ({}, {})
         if not samples.split.labelled:
-            found["cluster_shares"] = shares(counts)
+            if first:
+                evaluation.mirrored = mirror_counts(accelerator, source, segmenter, clusters)
+            agree = {name: agreement(joint) for name, joint in evaluation.mirrored.items()} if first else {}
+            found |= {"cluster_shares": shares(counts), "cluster_use": cluster_use(counts, agree)}
         found["largest_cluster"] = largest_clusters(counts)
         if first:
             results |= found
@@ -137,18 +136,6 @@ def evaluate(
     return evaluation
 
 
-def _refined_names(crf: str, headline: str, names: list[str]) -> list[str]:
-    wanted = {"none": [], "cluster": [headline], "both": [headline, LINEAR, CONVERGED]}[crf]
-    return [name for name in wanted if name in names]
-
-
-def make_panel(name: str, image: Tensor, labels: Tensor | None, winners: dict[str, Tensor], place: int) -> Panel:
-    """A panel of the uint8 image (3, H, W) that has this place in a batch of labels and predictions (B, H, W)."""
-    predictions = {kind: winner[place].to(torch.int16).cpu().numpy() for kind, winner in winners.items()}
-    label = None if labels is None else labels[place].cpu().numpy()
-    return Panel(name, image.permute(1, 2, 0).cpu().numpy(), label, predictions)
-
-
 @dataclass(frozen=True)
 class _Predictor:
     """A model, and its pass over the images of this rank."""
@@ -156,14 +143,13 @@ class _Predictor:
     config: Config
     accelerator: Accelerator
     segmenter: Segmenter
-    backbone: Backbone
     clusters: tuple[str, ...]
     more: Readouts
 
     def count(
         self,
         samples: ShardSamples,
-        resolution: int,
+        source: EvaluationFeatures,
         tally: Tally,
         refined: list[str],
         refiner: Refiner | None,
@@ -181,55 +167,36 @@ class _Predictor:
         panels: dict[int, Panel] = {}
         try:
             with console.progress(title, len(mine)) as bar:
-                for ids, images, labels in evaluation_views(
-                    self.config, samples, mine, resolution, self.config.eval.crop
-                ):
-                    images = images.to(self.accelerator.device)
-                    maps = self.maps(images)
-                    signed = None if labels is None else signed_labels(labels.to(self.accelerator.device))
-                    winners = {name: maps.argmax(name) for name in maps.scores}
-                    for name, winner in winners.items():
-                        tally.add(name, winner, signed)
+                wanted = range(len(samples)) if refiner is not None else pictured
+                for seen in source.batches(mine, mirrored=self.config.eval.flip, images=wanted):
+                    maps = predict_seen(self.config, self.segmenter, seen, self.clusters, self.more)
+                    signed = None if seen.labels is None else signed_labels(seen.labels.to(self.accelerator.device))
+                    counts = maps.counts(signed, tally.num_classes or 1)
+                    for name, found in counts.items():
+                        tally.add(name, found.sum(0))
                     if single is not None:
-                        single.add(ids, winners[headline], signed)
-                    if refiner is not None and signed is not None:
-                        refiner.submit(images, {name: maps.log_probs(name) for name in refined}, signed)
-                        _add(tally, refiner, everything=False)
-                    for place, i in enumerate(ids):
-                        if i in pictured:
-                            shown = {name: winner for name, winner in winners.items() if name not in self.more}
-                            panels[i] = make_panel(samples.name(i), images[place], signed, shown, place)
-                    bar.advance(len(ids))
+                        single.add(seen.ids, counts[headline])
+                    shown = [place for place, i in enumerate(seen.ids) if i in pictured]
+                    names = [name for name in counts if name not in self.more]
+                    panels |= make_panels(samples, seen, shown, maps, names)
+                    if refiner is not None:
+                        images = seen.stacked().to(self.accelerator.device)
+                        refiner.submit(seen.ids, images, {name: maps.log_probs(name) for name in refined}, signed)
+                        self._add(tally, panels, refiner, everything=False)
+                    bar.advance(len(seen.ids))
             if refiner is not None:
                 console.say(f"{title}: waiting for the last images of the CRF")
-                _add(tally, refiner, everything=True)
+                self._add(tally, panels, refiner, everything=True)
         finally:
             if refiner is not None:
                 refiner.close()
+        refined_beside(panels)
         if ranks > 1:
             panels = {i: panel for part in gather_object([panels]) for i, panel in part.items()}
         return [panels[i] for i in sorted(panels)]
 
-    def maps(self, images: Tensor) -> Maps:
-        """Predictions for uint8 images (B, 3, H, W) of any size."""
-        height, width = images.shape[2:]
-        padded = pad_to_multiple(images, self.backbone.stride) if self.config.eval.crop == "none" else images
-        dtype = AUTOCAST[self.config.train.precision]
-        with torch.autocast(images.device.type, dtype, enabled=dtype is not None):
-            code = flip_averaged_code(self.backbone, self.segmenter.head, padded, self.config.eval.flip)
-        size = (padded.shape[2], padded.shape[3])
-        return predict_maps(self.segmenter, code, (height, width), self.clusters, self.more, size)
-
-
-def pad_to_multiple(images: Tensor, stride: int) -> Tensor:
-    """Images (B, 3, H, W) with their last row and column repeated until both sides are multiples of `stride`."""
-    for dim in (2, 3):
-        size = images.shape[dim]
-        places = torch.arange(size + -size % stride, device=images.device).clamp(max=size - 1)
-        images = images.index_select(dim, places)
-    return images
-
-
-def _add(tally: Tally, refiner: Refiner, *, everything: bool) -> None:
-    for name, label, pred in refiner.finished(everything):
-        tally.add(name + CRF, pred, label)
+    def _add(self, tally: Tally, panels: Mapping[int, Panel], refiner: Refiner, *, everything: bool) -> None:
+        for i, name, label, pred in refiner.finished(everything):
+            tally.add_map(name + CRF, pred, label)
+            if i in panels and name not in self.more:
+                panels[i].predictions[name + CRF] = as_ids(pred)

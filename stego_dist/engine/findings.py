@@ -33,7 +33,7 @@ ANCHORS, NEIGHBOURS = 6, 7
 """Training crops whose neighbours are shown, and neighbours of each."""
 CURVE = 200
 """Most points of a curve of training."""
-CURVES = ("loss/", "code_correlation/", "above_shift/", "val/")
+CURVES = ("loss/", "code_correlation/", "above_shift/", "shift/", "val/")
 """Beginnings of the names of what is drawn over steps."""
 
 
@@ -44,7 +44,7 @@ def add_findings(
     results = evaluation.results
     shard_set = ShardSet.open(config.data.shards, config.data.storage)
     samples = ShardSamples(shard_set, config.data.eval_split)
-    gallery = Gallery(config, samples, backbone, segmenter, device)
+    gallery = Gallery(config, samples, backbone, segmenter, device, results)
     console.say("looking at single images and at correspondences")
     if results["labelled"]:
         results["per_image"] = gallery.add_ranked(evaluation)

@@ -6,51 +6,53 @@ their pictures. Out: panels, and the numbers that go with them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from stego_dist.config import Config
 from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.evaluate import Evaluation, Panel, make_panel
-from stego_dist.engine.inputs import AUTOCAST
+from stego_dist.engine.evaluate import Evaluation
+from stego_dist.engine.mirror import MIRRORED, agreement, stability
+from stego_dist.engine.panel import Panel, as_ids, make_panels, refined_beside
 from stego_dist.engine.per_image import RANKS, choose, evenly, image_scores, largest_in, quantiles
-from stego_dist.engine.predict import CLUSTERS, predict_maps
-from stego_dist.engine.step import signed_labels
-from stego_dist.engine.views import evaluation_views
-from stego_dist.metrics.confusion import Matrix, confusion
+from stego_dist.engine.predict import LINEAR, predict_seen
+from stego_dist.engine.refine import make_refiner, refined_names
+from stego_dist.engine.scoring import CRF
+from stego_dist.engine.seen import EvaluationFeatures
 from stego_dist.models.backbone import Backbone
-from stego_dist.models.segmenter import Segmenter, flip_averaged_code
+from stego_dist.models.segmenter import Segmenter
 
 EXAMPLES, SHOWN_CLUSTERS = 4, 64
 """Images of a cluster's contact sheet, and clusters that have one, the largest first."""
-STABILITY_IMAGES = 64
 
 
 class Gallery:
     """Predicts single images of the evaluated split again, as the evaluation did."""
 
     def __init__(
-        self, config: Config, samples: ShardSamples, backbone: Backbone, segmenter: Segmenter, device: torch.device
-    ) -> None:
+        self, config: Config, samples: ShardSamples, backbone: Backbone, segmenter: Segmenter, device: torch.device,
+        results: Mapping[str, Any],
+    ) -> None:  # fmt: skip
         self.config, self.samples, self.device = config, samples, device
-        self.backbone, self.segmenter = backbone, segmenter
+        self.segmenter = segmenter
+        self.source = EvaluationFeatures(config, samples, backbone, device, crop=config.eval.crop)
+        self.clusters, self.headline = tuple(results["largest_cluster"]), results["headline_clusters"]
 
     def add_ranked(self, evaluation: Evaluation) -> dict[str, Any]:
         """Put panels of the best, median and worst images before those that are there; returns what they score.
 
         A third as many of each as eval.panels, rounded up. No labelled pixel anywhere: an empty dictionary.
         """
-        headline, wanted = evaluation.results["headline_clusters"], self.config.eval.panels
+        headline, wanted = self.headline, self.config.eval.panels
         ranked = image_scores(evaluation.image_counts, evaluation.matchings[headline].cluster_to_class)
         if not ranked:
             return {}
         scored = {score.id: score for score in ranked}
         chosen = choose(ranked, -(-wanted // len(RANKS)))
-        panels = self.panels(sorted({score.id for part in chosen.values() for score in part}))
+        panels = self.panels(sorted({score.id for part in chosen.values() for score in part}), refine=True)
         shown = [(score.id, replace(panels[score.id], rank=rank)) for rank, part in chosen.items() for score in part]
         shown += list(zip(evenly(len(self.samples), wanted), evaluation.panels))
         evaluation.panels, entries = [], []
@@ -65,12 +67,12 @@ class Gallery:
 
     def add_examples(self, evaluation: Evaluation) -> dict[str, Any]:
         """Keep panels of the images in which each cluster is largest; returns which, and how stable clusters are."""
-        headline = evaluation.results["headline_clusters"]
+        headline = self.headline
         shares = evaluation.results["cluster_shares"][headline]
         order = sorted(range(len(shares)), key=lambda cluster: (-shares[cluster], cluster))[:SHOWN_CLUSTERS]
         found = {cluster: largest_in(evaluation.image_counts, cluster, EXAMPLES) for cluster in order}
         if self.config.eval.panels:
-            evaluation.examples = self.panels(sorted({i for images in found.values() for i, _ in images}))
+            evaluation.examples = self.panels(sorted({i for images in found.values() for i, _ in images}), refine=False)
         examples = [
             {
                 "cluster": cluster,
@@ -78,52 +80,36 @@ class Gallery:
             }
             for cluster, images in found.items()
         ]
-        stability = self.stability(headline)
+        joint = evaluation.mirrored[headline]
         return {
             "clusters": headline,
             "images": len(evaluation.image_counts),
-            "stability": stability,
+            "stability": {
+                "images": min(MIRRORED, len(self.samples)),
+                "agreement": agreement(joint),
+                "iou": stability(joint),
+            },
             "examples": examples,
         }
 
-    @torch.no_grad()
-    def panels(self, ids: Sequence[int]) -> dict[int, Panel]:
-        """Panels of images by their numbers."""
-        found, flip = {}, self.config.eval.flip
-        for batch, images, labels in evaluation_views(self.config, self.samples, ids):
-            with self._precision():
-                code = flip_averaged_code(self.backbone, self.segmenter.head, images.to(self.device), flip)
-            maps = predict_maps(self.segmenter, code, (images.shape[2], images.shape[3]), CLUSTERS)
-            winners = {name: maps.argmax(name) for name in maps.scores}
-            signed = None if labels is None else signed_labels(labels)
-            for place, i in enumerate(batch):
-                found[i] = make_panel(self.samples.name(i), images[place], signed, winners, place)
+    def panels(self, ids: Sequence[int], *, refine: bool) -> dict[int, Panel]:
+        """Panels of images by their numbers; refine: with what the CRF makes of them, as far as eval.crf says so."""
+        found: dict[int, Panel] = {}
+        e = self.config.eval
+        names = [*self.clusters, *([LINEAR] if self.segmenter.linear is not None else [])]
+        refined = refined_names(e.crf, self.headline, names) if refine else []
+        refiner = make_refiner(e, self.device) if refined and ids else None
+        try:
+            for seen in self.source.batches(ids, mirrored=e.flip, images=ids):
+                maps = predict_seen(self.config, self.segmenter, seen, self.clusters)
+                found |= make_panels(self.samples, seen, list(range(len(seen.ids))), maps, maps.scores)
+                if refiner is not None:
+                    images = seen.stacked().to(self.device)
+                    refiner.submit(seen.ids, images, {name: maps.log_probs(name) for name in refined}, None)
+            for i, name, _, winner in refiner.finished(everything=True) if refiner is not None else ():
+                found[i].predictions[name + CRF] = as_ids(winner)
+        finally:
+            if refiner is not None:
+                refiner.close()
+        refined_beside(found)
         return found
-
-    @torch.no_grad()
-    def stability(self, clusters: str) -> dict[str, Any]:
-        """How the clusters of images agree with those of their mirror images, position by position of the code.
-
-        Of STABILITY_IMAGES images: the share that agrees, and for each cluster the IoU of either map, None where it
-        is in neither.
-        """
-        count = self.segmenter.num_clusters
-        joint: Matrix = np.zeros((count, count), np.int64)
-        ids = evenly(len(self.samples), STABILITY_IMAGES)
-        for _, images, _ in evaluation_views(self.config, self.samples, ids):
-            x = images.to(self.device)
-            with self._precision():
-                straight = self.segmenter.head(self.backbone(x))
-                mirrored = self.segmenter.head(self.backbone(x.flip(-1))).flip(-1)
-            maps = [self.segmenter.cosines(code.float(), clusters).argmax(1) for code in (straight, mirrored)]
-            joint += confusion(maps[0], maps[1], count, count).cpu().numpy()
-        union = joint.sum(0) + joint.sum(1) - np.diag(joint)
-        return {
-            "images": len(ids),
-            "agreement": float(np.trace(joint) / joint.sum()),
-            "iou": [float(both / of) if of else None for both, of in zip(np.diag(joint), union)],
-        }
-
-    def _precision(self) -> torch.autocast:
-        dtype = AUTOCAST[self.config.train.precision]
-        return torch.autocast(self.device.type, dtype, enabled=dtype is not None)

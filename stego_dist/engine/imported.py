@@ -92,6 +92,8 @@ def imported_config(config: Config, published: PublishedStego, run: RunDir, path
             for section in sections:
                 node = node[section]
             node[key] = published.settings[theirs]
+            if key in ("weight", "shift"):
+                values["loss"]["preset"] = None  # the numbers are the checkpoint's
     return validate(values, f"{path} with the configuration {config.name}")
 
 

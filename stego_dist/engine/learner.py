@@ -1,6 +1,6 @@
 """What a rank learns with: its inputs, its share of every batch, the model, and the gradients of a step.
 
-1. open shards, table and features, refusing what does not belong together;
+1. open shards, table and features, refusing what does not belong together; calibrate the loss where it is `auto`;
 2. feed: this rank's groups of every global batch;
 3. gradients: batch → features → draws → loss → gradients, averaged over ranks, part by part;
 4. cluster: k-means over training codes, when training is over.
@@ -13,55 +13,64 @@ from collections.abc import Generator, Iterator
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from stego_dist import console
 from stego_dist.config import Config
-from stego_dist.data.manifest import ShardSet
-from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.clusters import draw_codes, find_clusters_unless
+from stego_dist.engine.calibrate import calibrate, calibrated_for_training, calibration_fingerprint
+from stego_dist.engine.clusters import Clusters, draw_codes, find_run_clusters, find_unless
+from stego_dist.engine.coefficients import loss_settings
 from stego_dist.engine.feed import Batch
 from stego_dist.engine.forward import Forward
 from stego_dist.engine.inputs import (
-    features_fingerprint,
-    loss_settings,
-    make_backbone,
+    check_enough,
     make_segmenter,
-    open_table,
     share_of_rank,
 )
+from stego_dist.engine.opened import Opened
 from stego_dist.engine.prefetch import prefetch
 from stego_dist.engine.setup import StopFlag, on_main_process
 from stego_dist.engine.step import TrainStep, parameter_groups
-from stego_dist.engine.supply import features_of, open_bank, open_feed
-from stego_dist.errors import UserError
+from stego_dist.engine.supply import features_of, open_feed
+from stego_dist.rundir import RunDir
 
 
 class Learner:
     """Everything that the gradients of a step need; the loop around it is engine/train.py."""
 
-    def __init__(self, config: Config, accelerator: Accelerator) -> None:
+    config: Config
+    """With numbers in place of what was `auto` in the loss."""
+
+    def __init__(self, config: Config, accelerator: Accelerator, run: RunDir, opened: Opened) -> None:
         self.config, self.accelerator = config, accelerator
         self.device = accelerator.device
         self.slots, self.groups = share_of_rank(config, accelerator.process_index, accelerator.num_processes)
-        self.shard_set = shard_set = ShardSet.open(config.data.shards, config.data.storage)
-        self.samples = ShardSamples(shard_set, config.data.train_split)
-        if len(self.samples) < 2:
-            raise UserError(
-                f"split {config.data.train_split} of {shard_set.root} has {len(self.samples)} sample; training "
-                "compares images and needs at least 2; build the shards with --crops five to get five from one image"
-            )
-        self.backbone = make_backbone(config).to(self.device)
-        self.fingerprint = fingerprint = features_fingerprint(config, shard_set, self.backbone)
-        self.table = open_table(config, fingerprint)
-        self.bank = open_bank(config, fingerprint, self.device)
-        self.segmenter = make_segmenter(config, self.backbone.dim, shard_set)
+        self.shard_set, self.samples = opened.shard_set, opened.training
+        check_enough(self.samples)
+        self.backbone, self.fingerprint = opened.backbone, opened.fingerprint
+        self.table, self.bank = opened.table, opened.bank
+        self.segmenter = make_segmenter(config, self.backbone.dim, self.shard_set)
+        self.config = config = self._calibrated(run)
         step = TrainStep(self.segmenter, loss_settings(config))
         groups = parameter_groups(self.segmenter, config.train.lr_head, config.train.lr_probes)
         self.model, self.optimiser = accelerator.prepare(step.to(self.device), torch.optim.Adam(groups))
         self.forward = Forward(config, self.model, self.backbone, online=self.bank is None)
+
+    def _calibrated(self, run: RunDir) -> Config:
+        features = features_of(self.config, self.samples, self.backbone, self.bank, self.device)
+        clusters, fingerprint = self.segmenter.num_clusters, self.fingerprint
+
+        def compute() -> dict[str, Any]:
+            return calibrate(
+                self.config, self.samples, self.table, features, clusters=clusters, fingerprint=fingerprint
+            )
+
+        wanted = calibration_fingerprint(self.config, fingerprint, clusters)
+        return calibrated_for_training(self.config, run, self.accelerator, compute, wanted)
 
     def batches(self, first_step: int) -> Generator[Batch]:
         """This rank's share of the batches of steps first_step, first_step + 1, … on the device, without end."""
@@ -98,31 +107,35 @@ class Learner:
         scale: Tensor = self.accelerator.num_processes * self.config.train.accumulate / counted.clamp(min=1)
         return scale
 
-    def cluster(self, stop: StopFlag) -> float:
-        """Put k-means centres of training codes into the segmenter (on the main process).
+    def cluster(self, stop: StopFlag) -> tuple[float, dict[str, Any]]:
+        """Put k-means centres of training codes into the segmenter, found on the main process, on all ranks.
 
-        Returns the largest cluster's share of the codes there, 0 on other ranks. Raises Stopped when `stop` is raised.
+        Returns the largest cluster's share and how clusters were found. Raises Stopped when `stop` is raised.
         """
         console.say("clustering training codes by k-means")
         features = features_of(self.config, self.samples, self.backbone, self.bank, self.device)
         self.segmenter.eval()
-        codes = draw_codes(
-            self.config, self.accelerator, len(self.samples), features, self.segmenter.head,
-            check=lambda: stop.check(self.accelerator),
+        head = self.segmenter.head
+        drawn = draw_codes(
+            self.config, self.accelerator, len(self.samples), features,
+            lambda feats: torch.cat([head(feats), feats], 1), check=lambda: stop.check(self.accelerator),
         )  # fmt: skip
-        share = 0.0
+        found: list[Clusters | None] = [None]
 
         def work() -> None:
-            nonlocal share
-            centres = find_clusters_unless(lambda: stop.raised, self.config, codes, self.segmenter.num_clusters)
-            if centres is not None:
-                self.segmenter.kmeans.copy_(centres)
-                taken = (torch.from_numpy(codes) @ centres.T).argmax(1).bincount()
-                share = float(taken.max() / len(codes))
+            codes, feats = np.split(drawn, [head.code_dim], 1)
+            number = self.segmenter.num_clusters
+            found[0] = find_unless(lambda: stop.raised, lambda: find_run_clusters(self.config, codes, feats, number))
 
         on_main_process(self.accelerator, work)
         stop.check(self.accelerator)
-        return share
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(found)
+        clusters = found[0]
+        assert clusters is not None
+        self.segmenter.set_kmeans(clusters.centres, clusters.feature_weight)
+        console.say(f"  {clusters}")
+        return clusters.largest, clusters.record()
 
 
 def _cut(batch: Batch, groups: range, parts: int) -> Iterator[tuple[Batch, range]]:

@@ -5,6 +5,7 @@ What is logged is a mean over ranks, so every rank knows it; the main process wr
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
 import time
@@ -12,10 +13,11 @@ from collections import deque
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from stego_dist import console
-from stego_dist.config import Config
+from stego_dist.config import Config, LossConfig
 from stego_dist.engine.collapse import WINDOW, codes_agree, one_cluster
 from stego_dist.engine.live import View
 from stego_dist.engine.state import RunState
@@ -26,10 +28,13 @@ REMEDY = "The last checkpoint is intact: resume afterwards."
 
 
 class Monitor:
-    """Counts time, writes numbers, warns once of each kind of collapse."""
+    """Counts time, writes numbers, warns once of each kind of collapse. `asked`: the loss before its calibration."""
 
-    def __init__(self, config: Config, run: RunDir, accelerator: Accelerator, state: RunState, view: View) -> None:
+    def __init__(
+        self, config: Config, run: RunDir, accelerator: Accelerator, state: RunState, view: View, asked: LossConfig
+    ) -> None:
         self.config, self.run, self.accelerator, self.state, self.view = config, run, accelerator, state, view
+        self.asked = asked
         self.lines: deque[dict[str, float]] = deque(maxlen=WINDOW)
         self.begun = time.perf_counter()
         self.validating = 0.0
@@ -54,7 +59,7 @@ class Monitor:
                 "skipped": self.state.skipped,
             }
             self.lines.append(line)
-            collapse = codes_agree(self.lines, self.config.loss) if len(self.lines) == WINDOW else None
+            collapse = codes_agree(self.lines, self.config.loss, self.asked) if len(self.lines) == WINDOW else None
             self._write(line | {"collapse": 1.0} if collapse else line)
             self.view.show(line)
             self.warn_once("codes", collapse)
@@ -77,7 +82,7 @@ class Monitor:
 
     def finished(self, largest_cluster: float) -> None:
         """Name a collapse at the end, however few lines there are. `largest_cluster`: of the k-means clusters."""
-        self.warn_once("codes", codes_agree(self.lines, self.config.loss))
+        self.warn_once("codes", codes_agree(self.lines, self.config.loss, self.asked))
         self.warn_once("cluster", self._cluster(largest_cluster, "k-means"))
 
     def warn_once(self, kind: str, message: str | None) -> None:
@@ -87,7 +92,7 @@ class Monitor:
             console.warn(self.state.warnings[kind])
 
     def _cluster(self, share: float, which: str) -> str | None:
-        return one_cluster(share, which, self.lines[-1] if self.lines else {}, self.config.loss)
+        return one_cluster(share, which, self.lines[-1] if self.lines else {}, self.config.loss, self.asked)
 
     def _write(self, line: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -102,3 +107,15 @@ def memory_gb(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 1e9
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def not_finite(accelerator: Accelerator, step: int, log: dict[str, Tensor]) -> str:
+    """The sentence about a step whose loss is not finite, with the processes where it is so; all of them call it."""
+    where = ""
+    if accelerator.num_processes > 1:
+        losses = gather_object([float(log["loss/total"])])  # gradients are everybody's by now
+        where = "".join(f" on process {rank}," for rank, loss in enumerate(losses) if not math.isfinite(loss))
+        where += f" here on process {accelerator.process_index}"
+    names = [key for key in log if key.startswith("loss/") or key == "gradient_norm"]
+    values = ", ".join(f"{key.removeprefix('loss/')} {float(log[key]):g}" for key in names)
+    return f"the loss of step {step} is not finite{where} ({values})"

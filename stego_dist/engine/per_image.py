@@ -42,21 +42,10 @@ class ImageCounts:
         self.wanted = set(evenly(images, wanted))
         self.counts: dict[int, NDArray[np.int32]] = {}
 
-    def add(self, ids: Sequence[int], pred: Tensor, labels: Tensor | None) -> None:
-        """Count a batch: predicted clusters (B, H, W) and labels (B, H, W), negative where ignored."""
+    def add(self, ids: Sequence[int], counts: Tensor) -> None:
+        """Keep counts (B, clusters, classes) of a batch of images."""
         places = [place for place, i in enumerate(ids) if i in self.wanted]
-        if not places:
-            return
-        cells = self.clusters * self.classes
-        pred = pred[places].long()
-        flat = pred * self.classes
-        counted = torch.ones_like(flat, dtype=torch.bool)
-        if labels is not None:
-            counted = labels[places] >= 0
-            flat = flat + labels[places].long()
-        flat = flat + cells * torch.arange(len(places), device=flat.device).view(-1, 1, 1)
-        found = torch.bincount(flat[counted], minlength=len(places) * cells).to(torch.int32)
-        matrices = found.view(len(places), self.clusters, self.classes).cpu().numpy()
+        matrices = counts[places].to(torch.int32).cpu().numpy()
         self.counts.update(zip((ids[place] for place in places), matrices))
 
     def gathered(self, accelerator: Accelerator) -> dict[int, NDArray[np.int32]]:

@@ -6,15 +6,20 @@ a cosine does not depend on the code's norm, so K maps are resized instead of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stego_dist.config import Config
+from stego_dist.engine.inputs import training_precision
+from stego_dist.engine.seen import Seen
+from stego_dist.metrics.cells import LabelCells, count_resized, cut_labels
+from stego_dist.metrics.confusion import confusion
 from stego_dist.models.probes import LinearProbe
-from stego_dist.models.segmenter import Segmenter, resize_maps
+from stego_dist.models.segmenter import Segmenter, averaged_code, resize_maps
 
 CLUSTERS = ("kmeans", "learned")
 LINEAR = "linear"
@@ -28,27 +33,60 @@ Readouts = Mapping[str, Tensor | LinearProbe]
 
 @dataclass(frozen=True)
 class Maps:
-    """Predictions of a batch at size (H, W), by name: "kmeans", "learned", "linear"."""
+    """Predictions of a batch at size (H, W), by name: "kmeans", "learned", "linear"; resized when asked for."""
 
     code: Tensor
     scores: dict[str, Tensor]
-    """float32 (B, K, H, W): class logits, or products of the code with unit centres."""
-    clusters: frozenset[str]
-    """Names of those that are clusters."""
+    """float32 (B, K, h, w) at the size of the code: class logits, or products of the code with unit centres."""
+    clusters: Mapping[str, int]
+    """Names of those that are clusters, and how many channels of the code they read."""
+    size: tuple[int, int]
     padded: tuple[int, int]
     """Size that the code belongs to, of which (H, W) is the upper left part."""
 
     def argmax(self, name: str) -> Tensor:
         """Winning cluster or class, int64 (B, H, W)."""
-        return self.scores[name].argmax(1)
+        return self._resized(self.scores[name]).argmax(1)
 
     def log_probs(self, name: str) -> Tensor:
         """Published log-probabilities (B, K, H, W), the CRF's unary."""
-        scores = self.scores[name]
+        scores = self._resized(self.scores[name])
         if name in self.clusters:
-            norm = resize_maps(self.code, self.padded).norm(dim=1, keepdim=True)
-            scores = SHARPNESS * scores / norm[..., : scores.shape[2], : scores.shape[3]].clamp(min=1e-12)
+            norm = resize_maps(self.code[:, : self.clusters[name]], self.padded).norm(dim=1, keepdim=True)
+            scores = SHARPNESS * scores / norm[..., : self.size[0], : self.size[1]].clamp(min=1e-12)
         return scores.log_softmax(1)
+
+    def counts(self, labels: Tensor | None, classes: int, cells: LabelCells | None = None) -> dict[str, Tensor]:
+        """Counts int64 (B, K, C) of every name on each image: winner by label, signed (B, H, W); without labels C = 1
+        and all pixels are counted. `cells`: the same labels cut for these codes, where that is done."""
+        if labels is None:
+            labels, classes = self.code.new_zeros((len(self.code), *self.size), dtype=torch.int16), 1
+        cells = cells or cut_labels(labels, classes, (self.code.shape[2], self.code.shape[3]), self.padded)
+        if cells is not None:
+            return {name: count_resized(scores, cells) for name, scores in self.scores.items()}
+        return {
+            name: torch.stack(
+                [confusion(p, label, scores.shape[1], classes) for p, label in zip(self.argmax(name), labels)]
+            )
+            for name, scores in self.scores.items()
+        }
+
+    def of(self, places: list[int]) -> Maps:
+        """The maps of some images of the batch."""
+        scores = {name: scores[places] for name, scores in self.scores.items()}
+        return replace(self, code=self.code[places], scores=scores)
+
+    def _resized(self, small: Tensor) -> Tensor:
+        return resize_maps(small, self.padded)[..., : self.size[0], : self.size[1]]
+
+
+def predict_seen(
+    config: Config, segmenter: Segmenter, seen: Seen, clusters: Sequence[str], more: Readouts | None = None
+) -> Maps:
+    """Maps of a batch as the section `eval` says, at the size of its images (see `predict_maps`)."""
+    with training_precision(config, seen.feats.device):
+        code = averaged_code(segmenter.encode, seen.feats, config.eval.flip)
+    return predict_maps(segmenter, code, seen.size, clusters, more, seen.padded)
 
 
 @torch.no_grad()
@@ -56,7 +94,7 @@ def predict_maps(
     segmenter: Segmenter,
     code: Tensor,
     size: tuple[int, int],
-    clusters: tuple[str, ...],
+    clusters: Sequence[str],
     more: Readouts | None = None,
     padded: tuple[int, int] | None = None,
 ) -> Maps:
@@ -64,17 +102,16 @@ def predict_maps(
 
     padded: the size of the images that the codes are of, where they were padded below and to the right of `size`.
     """
-    padded = padded or size
     readouts: dict[str, Tensor | LinearProbe] = {name: segmenter.centres(name) for name in clusters}
     if segmenter.linear is not None:
         readouts[LINEAR] = segmenter.linear
     readouts |= more or {}
-    scores, centred = {}, set()
+    scores: dict[str, Tensor] = {}
+    widths: dict[str, int] = {}
     for name, readout in readouts.items():
         if isinstance(readout, LinearProbe):
-            small = readout(code)
+            scores[name] = readout(code[:, : readout.conv.in_channels])
         else:
-            small = torch.einsum("bchw,kc->bkhw", code, F.normalize(readout, dim=1))
-            centred.add(name)
-        scores[name] = resize_maps(small, padded)[..., : size[0], : size[1]]
-    return Maps(code, scores, frozenset(centred), padded)
+            widths[name] = readout.shape[1]
+            scores[name] = torch.einsum("bchw,kc->bkhw", code[:, : widths[name]], F.normalize(readout, dim=1))
+    return Maps(code, scores, widths, size, padded or size)

@@ -22,7 +22,7 @@ from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples, decode_label
 from stego_dist.data.transforms import label_view
-from stego_dist.engine.clusters import CHUNK, draw_codes, find_clusters
+from stego_dist.engine.clusters import CHUNK, draw_codes, find_more_clusters
 from stego_dist.engine.inputs import features_fingerprint
 from stego_dist.engine.predict import CONVERGED
 from stego_dist.engine.scoring import SEED
@@ -99,13 +99,14 @@ def reseeded_clusters(
     config: Config, accelerator: Accelerator, segmenter: Segmenter, samples: ShardSamples, features: FeaturesOf
 ) -> dict[str, Tensor | LinearProbe]:
     """Centres of k-means over the run's own training codes, by the seeds that follow the run's, on all ranks."""
-    codes = draw_codes(config, accelerator, len(samples), features, segmenter.head)
+    codes = draw_codes(config, accelerator, len(samples), features, segmenter.encode)
     found: dict[str, Tensor | LinearProbe] = {}
     for number in range(1, config.eval.cluster_seeds):
         seed = config.seed + number
         console.say(f"clustering training codes by k-means, seed {seed}")
         centres = torch.zeros_like(segmenter.kmeans)
-        cluster = partial(_put_clusters, centres, config.model_copy(update={"seed": seed}), codes)
+        reseeded = config.model_copy(update={"seed": seed})
+        cluster = partial(_put_clusters, centres, reseeded, codes, segmenter.feature_weight)
         on_main_process(accelerator, cluster)
         if accelerator.num_processes > 1:
             dist.broadcast(centres, 0)
@@ -113,8 +114,8 @@ def reseeded_clusters(
     return found
 
 
-def _put_clusters(centres: Tensor, config: Config, codes: NDArray[np.float32]) -> None:
-    centres.copy_(find_clusters(config, codes, len(centres)))
+def _put_clusters(centres: Tensor, config: Config, points: NDArray[np.float32], feature_weight: float) -> None:
+    centres.copy_(find_more_clusters(config, points, len(centres), feature_weight))
 
 
 @torch.no_grad()

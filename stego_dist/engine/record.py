@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from accelerate import Accelerator
@@ -10,7 +13,9 @@ from accelerate import Accelerator
 from stego_dist import console
 from stego_dist.config import Config, dump_config, load_config
 from stego_dist.engine import checkpoint as ckpt
-from stego_dist.engine.setup import MainProcessError, is_lost_contact
+from stego_dist.engine.heartbeat import Heartbeat, heartbeat
+from stego_dist.engine.meeting import is_lost_contact
+from stego_dist.engine.setup import MainProcessError
 from stego_dist.errors import UserError
 from stego_dist.rundir import RunDir, atomic_path, check_fingerprint, read_json, remove_leftovers
 
@@ -46,7 +51,7 @@ def prepare_run_dir(run: RunDir, config: Config, accelerator: Accelerator, resum
         if overwrite or not begun:
             for path in (run.checkpoints, run.panels, run.samples, run.tensorboard, run.profile):
                 shutil.rmtree(path, ignore_errors=True)
-            for path in (run.metrics, run.model, run.results, run.trial, run.status):
+            for path in (run.metrics, run.model, run.results, run.trial, run.status, run.calibration):
                 path.unlink(missing_ok=True)
         with atomic_path(run.config) as tmp:
             tmp.write_text(dump_config(config), "utf-8")
@@ -84,36 +89,60 @@ def _lasting(config: Config) -> dict[str, Any]:
     return {key: value for key, value in settings(config).items() if not key.startswith(MAY_CHANGE)}
 
 
-def explained(error: BaseException, run: RunDir, accelerator: Accelerator) -> BaseException:
+def explained(error: BaseException, run: RunDir, accelerator: Accelerator, others: Heartbeat) -> BaseException:
     """The same error, or a UserError that says what a broken connection to another process means."""
     if accelerator.num_processes == 1 or not is_lost_contact(error):
         return error
+    reason = str(error).strip().splitlines()[0][:200]
+    return lost_contact(others.findings() or "which one can't be told", run, accelerator, f" ({reason})")
+
+
+def lost_contact(finding: str, run: RunDir, accelerator: Accelerator, reason: str = "") -> LostContactError:
+    """The error that says what a silent or a broken connection means; `finding` names the process."""
     newest = ckpt.available(run.checkpoints)
     return LostContactError(
-        f"process {accelerator.process_index} of {accelerator.num_processes} lost contact with another one: it failed, "
-        "was killed (out of memory?), its machine went away, or it did not answer within train.timeout_minutes; its "
-        f"own output says more. {f'The newest checkpoint is {newest[-1]}' if newest else 'There is no checkpoint yet'}"
-        f": start again with --resume. ({str(error).strip().splitlines()[0][:200]})"
+        f"process {accelerator.process_index} of {accelerator.num_processes} lost contact with another one: {finding}. "
+        "It failed, was killed (out of memory?), its machine or network went away, or it did not answer within "
+        f"train.timeout_minutes; its own output says more. This is said on {socket.gethostname()}. "
+        f"{f'The newest checkpoint is {newest[-1]}' if newest else 'There is no checkpoint yet'}: start again with "
+        f"--resume.{reason}"
     )
+
+
+def watched(
+    run: RunDir, accelerator: Accelerator, timeout_minutes: float, known: Callable[[], dict[str, Any]]
+) -> AbstractContextManager[Heartbeat]:
+    """The heartbeat of a run: when a process is silent the others record it and end; `known`: more of status.json."""
+
+    def lost(finding: str) -> None:
+        error = lost_contact(finding, run, accelerator)
+        console.fail(error)
+        record_failure(run, accelerator, error, **known())
+
+    return heartbeat(accelerator.process_index, accelerator.num_processes, timeout_minutes * 60, lost)
 
 
 def record_failure(run: RunDir, accelerator: Accelerator, error: BaseException, **known: Any) -> None:
     """Write status.json for a run that raised `error`; `known` are more of its fields.
 
     The first one that fails does it, for the main process may be dead, or only see that its peer is gone; after that
-    the main process alone, with an error of its own. A disk that is full must not hide the error itself.
+    the main process alone, with an error of its own, or with what it says of a lost contact in place of what another
+    process says of it. `lost_contact` tells whoever launched the run that it is worth being started again. A disk that
+    is full must not hide the error itself.
     """
     if isinstance(error, MainProcessError):
         return
-    interrupted = isinstance(error, KeyboardInterrupt)
+    interrupted, lost = isinstance(error, KeyboardInterrupt), isinstance(error, LostContactError)
     try:
-        first = read_json(run.status, "the run's status", "")["state"] == "running"
-        if not first and (isinstance(error, LostContactError) or not accelerator.is_main_process):
+        before = read_json(run.status, "the run's status", "")
+        mine = accelerator.is_main_process and (not lost or before.get("lost_contact", False))
+        if before["state"] != "running" and not mine:
             return
         run.write_status(
             "interrupted" if interrupted else "failed",
             exit_code=130 if interrupted else getattr(error, "exit_code", 1),
             error=f"{type(error).__name__}: {error}",
+            lost_contact=lost,
             **known,
         )
     except (OSError, UserError) as second:

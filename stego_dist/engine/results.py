@@ -9,12 +9,15 @@ from typing import Any
 from accelerate import Accelerator
 
 from stego_dist import console
-from stego_dist.config import Config
+from stego_dist.config import Config, LossConfig
 from stego_dist.data.manifest import ShardSet
 from stego_dist.engine.baselines import RAW, Baseline, parse_baselines, run_baselines
+from stego_dist.engine.calibrate import as_trained
+from stego_dist.engine.coefficients import describe as describe_coefficients
 from stego_dist.engine.collapse import codes_agree, one_cluster
 from stego_dist.engine.evaluate import Evaluation, evaluate
 from stego_dist.engine.findings import add_findings
+from stego_dist.engine.heartbeat import heartbeat
 from stego_dist.engine.inputs import make_backbone
 from stego_dist.engine.predict import CLUSTERS
 from stego_dist.engine.readouts import fit_readouts
@@ -29,11 +32,14 @@ FORMAT = "stego_dist.results/1"
 @contextmanager
 def evaluating(config: Config) -> Iterator[Accelerator]:
     """The launched processes, for any number of runs: a group that is begun anew for each would race with the last."""
-    accelerator = make_accelerator(config.train.precision, config.train.timeout_minutes)
-    try:
-        yield accelerator
-    finally:
-        accelerator.end_training()
+    minutes = config.train.timeout_minutes
+    accelerator = make_accelerator(config.train.precision, minutes)
+    rank, ranks = accelerator.process_index, accelerator.num_processes
+    with heartbeat(rank, ranks, minutes * 60, lambda silent: console.fail(f"lost contact: {silent}")):
+        try:
+            yield accelerator
+        finally:
+            accelerator.end_training()
 
 
 def evaluate_run(config: Config, run: RunDir, *, baselines: Sequence[str] | None = None) -> Evaluation | None:
@@ -52,6 +58,7 @@ def evaluate_one(
     weights are not those that the run was trained with.
     """
     beside = [Baseline(RAW)] if baselines is not None and not baselines else parse_baselines(baselines or ())
+    asked, config = config.loss, as_trained(config, run)
     segmenter, meta = Segmenter.load(run.model)
     backbone = make_backbone(config).to(accelerator.device)
     _check_backbone(run, backbone.weights_digest())
@@ -67,23 +74,24 @@ def evaluate_one(
         return None
     add_findings(config, run, segmenter, backbone, evaluation, accelerator.device)
     header = {"format": FORMAT, "run": config.name, "step": meta["step"], "seed": config.seed}
-    header["selected"] = meta["selected"]
+    header |= {name: meta[name] for name in ("selected", "clustering", "label_free") if name in meta}
     header |= {"backbone": config.backbone.name, "weights": config.backbone.weights}
     header |= {"dataset": ShardSet.open(config.data.shards, config.data.storage).manifest.card.name}
+    header |= {"coefficients": describe_coefficients(asked, config.loss)}
     evaluation.results = {**header, **evaluation.results}
     if beside:
         evaluation.results |= {"baselines": found, "unavailable_baselines": unavailable}
-    evaluation.results["warnings"] = _collapse(config, run, evaluation.results)
+    evaluation.results["warnings"] = _collapse(config, asked, run, evaluation.results)
     write_json(run.results, evaluation.results)
     return evaluation
 
 
-def _collapse(config: Config, run: RunDir, results: dict[str, Any]) -> list[str]:
+def _collapse(config: Config, asked: LossConfig, run: RunDir, results: dict[str, Any]) -> list[str]:
     """Warn of codes that agree and of clusters that take everything; returns the warnings."""
     lines = [line for line in read_metrics(run.metrics) if "code_correlation/random" in line]
     last = lines[-1] if lines else {}
-    found = [codes_agree(lines, config.loss)]
-    found += [one_cluster(share, name, last, config.loss) for name, share in results["largest_cluster"].items()]
+    found = [codes_agree(lines, config.loss, asked)]
+    found += [one_cluster(share, name, last, config.loss, asked) for name, share in results["largest_cluster"].items()]
     warnings = [message for message in found if message]
     for message in warnings:
         console.warn(message)

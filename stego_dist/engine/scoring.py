@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,12 +38,14 @@ class Tally:
             self.rows[name] = readout.conv.out_channels if isinstance(readout, LinearProbe) else len(readout)
         self.counts: dict[str, Tensor] = {}
 
-    def add(self, name: str, pred: Tensor, label: Tensor | None) -> None:
+    def add(self, name: str, counts: Tensor) -> None:
+        """Add counts (rows, columns)."""
+        self.counts[name] = self.counts.get(name, torch.zeros_like(counts)) + counts
+
+    def add_map(self, name: str, pred: Tensor, label: Tensor | None) -> None:
         """Count predictions against labels of the same shape, negative where ignored."""
-        columns = self.num_classes or 1
         label = torch.zeros_like(pred) if label is None or not self.num_classes else label
-        counted = confusion(pred.to(self.device), label.to(self.device), self._rows(name), columns)
-        self.counts[name] = self.counts.get(name, torch.zeros_like(counted)) + counted
+        self.add(name, confusion(pred.to(self.device), label.to(self.device), self._rows(name), self.num_classes or 1))
 
     def summed(self, accelerator: Accelerator, names: list[str]) -> dict[str, Matrix]:
         """Over all ranks; a rank without images adds zeros."""
@@ -68,6 +71,30 @@ def largest_clusters(counts: Mapping[str, Matrix]) -> dict[str, float]:
 def shares(counts: Mapping[str, Matrix]) -> dict[str, list[float]]:
     """Share of every cluster, of each kind."""
     return {name: [float(v) for v in matrix[:, 0] / max(1, matrix.sum())] for name, matrix in counts.items()}
+
+
+def cluster_use(counts: Mapping[str, Matrix], agreements: Mapping[str, float | None]) -> dict[str, dict[str, Any]]:
+    """How clusters divide the pixels, of each kind: how many there are and are used, shares, entropy, agreement.
+
+    entropy: of the shares, as a part of the most that so many clusters can have, 1 where all are alike; None for one
+    cluster, or where nothing was counted. agreements: of image and mirror image, for the kinds where it is known.
+    """
+    found = {}
+    for name, sizes in shares(counts).items():
+        if name.removesuffix(CRF) not in CLUSTERS:
+            continue
+        used = np.array([share for share in sizes if share > 0])
+        entropy = float(-(used * np.log(used)).sum())
+        found[name] = {
+            "clusters": len(sizes),
+            "used": len(used),
+            "largest": max(sizes),
+            "median": float(np.median(sizes)),
+            "smallest": min(sizes),
+            "entropy": min(1.0, entropy / math.log(len(sizes))) if len(used) and len(sizes) > 1 else None,
+            "agreement": agreements.get(name),
+        }
+    return found
 
 
 def score(counts: Mapping[str, Matrix], classes: list[str]) -> tuple[dict[str, Any], dict[str, Matching]]:

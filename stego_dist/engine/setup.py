@@ -16,31 +16,35 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+from stego_dist.engine.meeting import choose_interface, meeting
 from stego_dist.errors import UserError
 
 MIXED = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 LAUNCHED = ("TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
 """Environment of processes that torchrun or `accelerate launch` started."""
-LOST = ("closed by peer", "reset by peer", "broken pipe", "connection refused", "timed out", "timeout")
 
 
 def make_accelerator(precision: Literal["fp32", "bf16", "fp16"] = "fp32", timeout_minutes: float = 10.0) -> Accelerator:
     """A fresh Accelerator for the processes that the launcher started (one without a launcher).
 
-    Raises UserError when fewer processes came together than were launched, or fp16 is asked for on a CPU.
+    Raises UserError when fewer processes came together than were launched, within the timeout, naming those that did
+    not come where that can be known; or when fp16 is asked for on a CPU.
     """
     cuda = torch.cuda.is_available()
     if precision == "fp16" and not cuda:
         raise UserError("train.precision=fp16 needs a GPU (its gradients are scaled there); use bf16 or fp32")
     AcceleratorState._reset_state(True)
-    accelerator = Accelerator(
-        cpu=not cuda,
-        mixed_precision=MIXED[precision],
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(broadcast_buffers=False),
-            InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes)),
-        ],
-    )
+    choose_interface()
+    with meeting(timeout_minutes):
+        accelerator = Accelerator(
+            cpu=not cuda,
+            mixed_precision=MIXED[precision],
+            kwargs_handlers=[
+                DistributedDataParallelKwargs(broadcast_buffers=False),
+                InitProcessGroupKwargs(timeout=timedelta(minutes=timeout_minutes)),
+            ],
+        )
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise UserError(
@@ -59,7 +63,7 @@ class Stopped(Exception):
 
 
 class StopFlag:
-    """Raised by SIGTERM, by SIGUSR1, or when the launcher is gone; the run then saves and exits with 75."""
+    """Raised by SIGTERM, SIGUSR1, SIGUSR2, or when the launcher is gone; the run then saves and exits with 75."""
 
     def __init__(self) -> None:
         self.signalled = False
@@ -107,16 +111,9 @@ def stop_on_signals() -> Iterator[StopFlag]:
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
-    before = {number: signal.signal(number, flag.set) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    before = {number: signal.signal(number, flag.set) for number in STOPPING}
     try:
         yield flag
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def is_lost_contact(error: BaseException) -> bool:
-    """Whether an error of torch.distributed says that another process is gone or does not answer."""
-    if isinstance(error, torch.distributed.DistError):
-        return True
-    return type(error) is RuntimeError and any(word in str(error).lower() for word in LOST)

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from stego_dist.losses.contrastive_crf import contrastive_crf_loss
-from stego_dist.losses.correspondence import Clamp, CorrespondenceLoss, correspondence_loss
+from stego_dist.losses.correspondence import Adaptive, Clamp, CorrespondenceLoss, Shift, correspondence_loss
 from stego_dist.losses.draws import Draws
 from stego_dist.losses.linear import linear_loss_drawn, linear_loss_full
-from stego_dist.losses.sampling import bilinear, pair_images, pair_places
+from stego_dist.losses.sampling import PAIRS, bilinear, pair_images, pair_places
 from stego_dist.models.probes import cluster_loss
 from stego_dist.models.segmenter import Segmenter
-
-PAIRS = ("self", "knn", "random")
 
 
 @dataclass(frozen=True)
@@ -27,7 +25,7 @@ class LossSettings:
     """Coefficients of the loss, in the order self, knn, random pairs."""
 
     weights: tuple[float, float, float]
-    shifts: tuple[float, float, float]
+    shifts: tuple[Shift, Shift, Shift]
     centring: bool = True
     clamp: Clamp = "zero"
     contrastive_crf_weight: float = 0.0
@@ -84,7 +82,7 @@ class TrainStep(nn.Module):
             distil = correspondence_loss(
                 feats=sampled, code=code, weights=s.weights, shifts=s.shifts, centring=s.centring, clamp=s.clamp
             )
-            total, log = distil.total, _distil_log(distil)
+            total, log = distil.total, _distil_log(distil, s.shifts)
             code_maps = dense.transpose(1, 2).reshape(count, -1, *grid)
             for name, loss in probe_losses(self.segmenter, code_maps, labels, label_scale, lines).items():
                 total, log[f"loss/{name}"] = total + loss, loss
@@ -113,12 +111,14 @@ def probe_losses(
     return losses
 
 
-def _distil_log(distil: CorrespondenceLoss) -> dict[str, Tensor]:
+def _distil_log(distil: CorrespondenceLoss, shifts: tuple[Shift, Shift, Shift]) -> dict[str, Tensor]:
     log = {"loss/correspondence": distil.total}
-    for name, term in zip(PAIRS, (distil.self_pair, distil.knn_pair, distil.random_pair)):
+    for name, term, shift in zip(PAIRS, (distil.self_pair, distil.knn_pair, distil.random_pair), shifts):
         log[f"loss/{name}"] = term.loss
         log[f"code_correlation/{name}"] = term.code_mean
         log[f"above_shift/{name}"] = term.above_shift
+        if isinstance(shift, Adaptive):
+            log[f"shift/{name}"] = term.shift
     return log
 
 

@@ -1,6 +1,6 @@
 """`train(config)`: what `accelerate launch -m stego_dist train CONFIG` runs on every rank.
 
-1. open shards, table and features, refusing what does not belong together;
+1. open shards, table and features, refusing what does not belong together; calibrate the loss where it is `auto`;
 2. resume from the newest whole checkpoint, or start from the seed;
 3. step: batch → features → draws → loss → gradients → agreement on finiteness and stopping → optimiser;
 4. every so often: numbers, validation, checkpoint;
@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,28 +16,29 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from safetensors import SafetensorError
 from torch import Tensor
 
 from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
-from stego_dist.engine import checkpoint as ckpt
+from stego_dist.engine.coefficients import describe as describe_coefficients
 from stego_dist.engine.feed import Batch
+from stego_dist.engine.heartbeat import Heartbeat
 from stego_dist.engine.inputs import provenance
 from stego_dist.engine.learner import Learner
 from stego_dist.engine.live import View, training_view
-from stego_dist.engine.monitor import REMEDY, Monitor
+from stego_dist.engine.monitor import REMEDY, Monitor, not_finite
+from stego_dist.engine.opened import Opened
 from stego_dist.engine.profile import profiled
-from stego_dist.engine.record import explained, prepare_run_dir, record_failure
+from stego_dist.engine.record import explained, prepare_run_dir, record_failure, watched
+from stego_dist.engine.saving import restore_run, save_run
 from stego_dist.engine.selection import better, describe, load_selected
 from stego_dist.engine.setup import StopFlag, Stopped, agreed, make_accelerator, on_main_process, stop_on_signals
-from stego_dist.engine.state import RunState
 from stego_dist.engine.trackers import start_trackers
 from stego_dist.engine.validate import Validation, make_validator
 from stego_dist.errors import UserError
-from stego_dist.rundir import RunDir, drop_metrics_after, write_json, writing_to
+from stego_dist.rundir import RunDir, write_json, writing_to
 
 SAVED = 75
 """Exit code: saved, to be resumed."""
@@ -76,26 +76,32 @@ def train_on(
     overwrite: bool = False,
     draw: Draw | None = None,
     report: Report | None = None,
+    opened: Opened | None = None,
 ) -> Trained:
-    """`train` with an Accelerator that is there, whose trackers it ends.
+    """`train` with an Accelerator that is there, whose trackers it ends, and what is open already.
 
     `report` is called on the main process once what a validation found is recorded. An error of its own stops the run,
     which is saved ("stopped" in status.json), and comes through as it is.
     """
     run = RunDir(Path(config.run_dir))
-    with stop_on_signals() as stop:
-        trainer = None
+    trainer: Trainer | None = None
+
+    def status() -> dict[str, Any]:
+        return trainer.status() if trainer else {"step": 0}
+
+    with stop_on_signals() as stop, watched(run, accelerator, config.train.timeout_minutes, status) as beat:
         try:
             prepare_run_dir(run, config, accelerator, resume, overwrite)
             try:
-                trainer = Trainer(config, run, accelerator, stop, draw, report)
+                opened = opened or Opened(config, accelerator.device)
+                trainer = Trainer(config, run, accelerator, stop, beat, opened, draw, report)
                 code = trainer.run_to_end()
                 return Trained(code, trainer.monitor.seconds)
             except BaseException as error:
                 if trainer is not None and error is trainer.told_to_stop:
                     raise
-                reason = explained(error, run, accelerator)
-                record_failure(run, accelerator, reason, **trainer.status() if trainer else {"step": 0})
+                reason = explained(error, run, accelerator, beat)
+                record_failure(run, accelerator, reason, **status())
                 if reason is error:
                     raise
                 raise reason from error
@@ -107,18 +113,20 @@ class Trainer:
     """Everything a rank holds while it trains."""
 
     def __init__(
-        self, config: Config, run: RunDir, accelerator: Accelerator, stop: StopFlag, draw: Draw | None,
-        report: Report | None,
+        self, config: Config, run: RunDir, accelerator: Accelerator, stop: StopFlag, beat: Heartbeat, opened: Opened,
+        draw: Draw | None, report: Report | None,
     ) -> None:  # fmt: skip
-        self.config, self.run, self.accelerator, self.stop = config, run, accelerator, stop
+        self.run, self.accelerator, self.stop, self.beat = run, accelerator, stop, beat
         self.draw, self.report = draw, report
         self.told_to_stop: BaseException | None = None
         """What `report` raised."""
-        self.learner = learner = Learner(config, accelerator)
+        self.learner = learner = Learner(config, accelerator, run, opened)
+        self.asked, self.config = config.loss, learner.config
         self.segmenter, self.optimiser = learner.segmenter, learner.optimiser
-        self.validator = make_validator(config, accelerator, learner.backbone, self.segmenter, learner.shard_set)
-        self.state = self._restore()
-        start_trackers(config, run, accelerator, self.state.step)
+        self.validator = make_validator(config, accelerator, self.segmenter, opened)
+        self.score = self.validator.score if self.validator else None
+        self.state = restore_run(run, accelerator, self.segmenter, self.optimiser)
+        start_trackers(self.config, run, accelerator, self.state.step)
         if accelerator.is_main_process:
             write_json(run.provenance, provenance(learner.fingerprint))
         self._describe()
@@ -138,7 +146,10 @@ class Trainer:
         state = self.state
         selected = describe(self.config.train.select, state.selected, state.step)
         warnings = list(state.warnings.values())
-        return {"step": state.step, "skipped": state.skipped, "selected": selected, "warnings": warnings}
+        return {
+            "step": state.step, "skipped": state.skipped, "selected": selected, "warnings": warnings,
+            "coefficients": describe_coefficients(self.asked, self.config.loss),
+        }  # fmt: skip
 
     def run_to_end(self) -> int:
         """Train from where the run stands; returns the exit code."""
@@ -149,7 +160,7 @@ class Trainer:
                 training_view(total, done) as view,
                 profiled(self.run.profile, done, self.config.train.profile) as recorded,
             ):
-                self.monitor = Monitor(self.config, self.run, self.accelerator, self.state, view)
+                self.monitor = Monitor(self.config, self.run, self.accelerator, self.state, view, self.asked)
                 if done and self._validation_is_due():  # one that a signal cut short
                     self._validate_and_save(view, due=False)
                 for batch, waited in _timed(self.learner.batches(done)) if done < total else ():
@@ -169,6 +180,7 @@ class Trainer:
         """One step, and what is due after it. Raises Stopped when a signal asks for it, after saving."""
         start = time.perf_counter()
         t, state = self.config.train, self.state
+        self.beat.at(state.step + 1, "in")
         finite, log = self.learner.gradients(batch, state.step)
         bad, stopping = agreed(self.accelerator, not finite, self.stop.raised)
         if not bad:
@@ -179,6 +191,7 @@ class Trainer:
         if bad:
             self._not_finite(log)
         self.monitor.step(log, waited, time.perf_counter() - start)
+        self.beat.at(state.step, "after")
         due = stopping or state.step % t.checkpoint_every == 0 or state.step == t.steps
         if self._validation_is_due() and not stopping:
             self._validate_and_save(view, due=due)
@@ -186,6 +199,7 @@ class Trainer:
             self._save(view)
         if stopping:
             raise Stopped
+        self.beat.at(state.step + 1, "waiting for the data of")
 
     def _validate_and_save(self, view: View, *, due: bool) -> None:
         """Validate; save where it is due, where these weights are selected, and where the run is told to stop.
@@ -212,14 +226,7 @@ class Trainer:
 
     def _not_finite(self, log: dict[str, Tensor]) -> None:
         self.state.skipped += 1
-        where = ""
-        if self.accelerator.num_processes > 1:
-            losses = gather_object([float(log["loss/total"])])  # gradients are everybody's by now
-            where = "".join(f" on process {rank}," for rank, loss in enumerate(losses) if not math.isfinite(loss))
-            where += f" here on process {self.accelerator.process_index}"
-        names = [key for key in log if key.startswith("loss/") or key == "gradient_norm"]
-        values = ", ".join(f"{key.removeprefix('loss/')} {float(log[key]):g}" for key in names)
-        message = f"the loss of step {self.state.step} is not finite{where} ({values})"
+        message = not_finite(self.accelerator, self.state.step, log)
         if self.config.train.non_finite == "stop":
             raise UserError(
                 f"{message}; the last checkpoint is intact; lower train.lr_head, use train.precision=fp32 or bf16, or "
@@ -248,35 +255,11 @@ class Trainer:
 
     def _save(self, view: View) -> None:
         def save() -> None:
-            t, state, scaler = self.config.train, self.state, self.accelerator.scaler
-            extra = {
-                "run": state.to_json(),
-                "processes": self.accelerator.num_processes,
-                "scaler": scaler.state_dict() if scaler is not None else None,
-            }
-            optimiser = ckpt.flatten_optimiser(self.optimiser)
-            selected = state.selected.step if state.selected else None
-            saved = ckpt.Checkpoint(state.step, self.segmenter.state_dict(), optimiser, extra)
-            path = ckpt.save(self.run.checkpoints, saved, t.keep_checkpoints, also=selected)
+            path = save_run(self.config, self.run, self.accelerator, self.segmenter, self.optimiser, self.state)
             view.note("checkpoint", str(path))
             self._write_status("running", None)
 
         on_main_process(self.accelerator, save)
-
-    def _restore(self) -> RunState:
-        saved = ckpt.load_newest(self.run.checkpoints)
-        if saved is None:
-            return RunState()
-        self.segmenter.load_state_dict(saved.model)
-        ckpt.restore_optimiser(self.optimiser, saved.optimiser)
-        if self.accelerator.scaler is not None and saved.extra["scaler"]:
-            self.accelerator.scaler.load_state_dict(saved.extra["scaler"])
-        if self.accelerator.is_main_process:
-            drop_metrics_after(self.run.metrics, saved.step)
-        before, now = saved.extra["processes"], self.accelerator.num_processes
-        what = f"{self.run.root}, a run of {before} process(es), on {now}" if before != now else f"{self.run.root}"
-        console.say(f"resuming {what} after step {saved.step}")
-        return RunState.from_json(saved.step, saved.extra["run"])
 
     def _write_status(self, state: str, exit_code: int | None) -> None:
         if self.accelerator.is_main_process:
@@ -291,12 +274,20 @@ class Trainer:
         )
         if chosen["by"] == "last":
             state.selected = None
-        share = self.learner.cluster(self.stop)
+        share, clustering = self.learner.cluster(self.stop)
         self.monitor.finished(share)
+        found = {"clustering": clustering}
+        if self.score is not None:
+            score = self.score(self.segmenter, self.config.eval.clusters)
+            found["label_free"] = {name.removeprefix("val/"): value for name, value in score.items()}
+            value, error = score["val/label_free"], score["val/label_free_error"]
+            console.say(f"label-free score of the {self.config.eval.clusters} clusters: {value:.4f} ± {error:.4f}")
 
         def save() -> None:
             try:
-                self.segmenter.save(self.run.model, step=chosen["step"], name=self.config.name, selected=chosen)
+                self.segmenter.save(
+                    self.run.model, step=chosen["step"], name=self.config.name, selected=chosen, **found
+                )
                 self._write_status("done", 0)
             except (OSError, SafetensorError) as error:
                 raise UserError(f"could not write {self.run.model}: {error}; free space and resume") from None

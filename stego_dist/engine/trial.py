@@ -21,9 +21,9 @@ from typing import Any
 from accelerate import Accelerator
 
 from stego_dist.config import Config
-from stego_dist.data.manifest import ShardSet
 from stego_dist.engine.evaluate import evaluate
-from stego_dist.engine.inputs import make_backbone
+from stego_dist.engine.label_free import LabelFree
+from stego_dist.engine.opened import Opened, keep_opened
 from stego_dist.engine.record import refuse_other_settings, settings
 from stego_dist.engine.setup import make_accelerator
 from stego_dist.engine.train import train_on
@@ -60,13 +60,14 @@ def _run(config: Config, report: Callable[[int, dict[str, float]], None] | None)
         return kept
     seconds = 0.0
     accelerator = make_accelerator(config.train.precision, config.train.timeout_minutes)
+    opened = keep_opened(config, accelerator.device)
     try:
         if not _is_trained(run, config):
-            trained = train_on(accelerator, config, resume=True, report=report)
+            trained = train_on(accelerator, config, resume=True, report=report, opened=opened)
             seconds = trained.seconds
             if trained.exit_code:
                 raise UserError(f"a signal stopped the trial {run.root}; it is saved: run it again to continue it")
-        numbers = _numbers(config, run, accelerator)
+        numbers = _numbers(config, run, accelerator, opened)
     finally:
         accelerator.end_training()
     numbers |= {"seconds/train": seconds, "seconds/overhead": time.perf_counter() - start - seconds}
@@ -97,17 +98,16 @@ def _is_trained(run: RunDir, config: Config) -> bool:
     return bool(status["state"] == "done" and status["step"] >= config.train.steps)
 
 
-def _numbers(config: Config, run: RunDir, accelerator: Accelerator) -> dict[str, float]:
+def _numbers(config: Config, run: RunDir, accelerator: Accelerator, opened: Opened) -> dict[str, float]:
     """Validation and evaluation of the finished model; none of a shard set without the split."""
-    shard_set = ShardSet.open(config.data.shards, config.data.storage)
-    if config.data.eval_split not in shard_set.splits:
-        return {}
     segmenter = Segmenter.load(run.model)[0].to(accelerator.device)
-    backbone = make_backbone(config).to(accelerator.device)
-    numbers = dict(Validator(config, accelerator, backbone, segmenter, shard_set)().numbers)
+    if config.data.eval_split not in opened.shard_set.splits:
+        return LabelFree(config, accelerator, opened)(segmenter, "kmeans")
+    validator = Validator(config, accelerator, segmenter, opened)
+    numbers = dict(validator().numbers)
     del numbers["val/seconds"]
-    quick = config.model_copy(update={"eval": config.eval.model_copy(update={"panels": 0})})
-    results = evaluate(quick, accelerator, segmenter, backbone).results
+    numbers |= validator.score(segmenter, config.eval.clusters)
+    results = evaluate(config, accelerator, segmenter, opened.backbone, brief=True, opened=opened).results
     measures = results.get("measures", {})
     for name, found in {"": measures.get(results["headline_clusters"], {}), **measures}.items():
         for key in ("miou", "accuracy"):

@@ -1,8 +1,9 @@
-"""Validation while training: a few evaluation images, always the same ones; seconds, not minutes.
+"""Validation while training: a few images, always the same ones; seconds, not minutes.
 
-1. once: a rank takes every n-th image; the backbone's features of it and of its mirror image are kept (float16);
-2. each time: codes by the head as it is, counts of learned clusters and linear probe against labels, clusters of the
-   image against those of its mirror image, moments of the codes; summed over ranks;
+1. once: a rank takes every n-th image of the evaluated split and keeps the features of it and of its mirror image
+   (float16);
+2. each time: codes by the head as it is, counts of learned clusters and linear probe against labels, summed over ranks;
+   and the label-free score of the learned clusters on training images (engine/label_free.py);
 3. out: numbers named val/…, and panels of some of the images.
 
 Nothing here draws at random or changes what training sees.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from accelerate import Accelerator
@@ -21,20 +22,19 @@ from torch import Tensor
 
 from stego_dist import console
 from stego_dist.config import Config
-from stego_dist.data.manifest import ShardSet
-from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.evaluate import Panel, make_panel
-from stego_dist.engine.inputs import AUTOCAST
+from stego_dist.engine.inputs import training_precision
+from stego_dist.engine.label_free import LabelFree
+from stego_dist.engine.opened import Opened
+from stego_dist.engine.panel import Panel, make_panels
 from stego_dist.engine.per_image import evenly
 from stego_dist.engine.predict import LINEAR, predict_maps
+from stego_dist.engine.seen import EvaluationFeatures, Seen
 from stego_dist.engine.step import signed_labels
-from stego_dist.engine.views import evaluation_views
-from stego_dist.errors import ConfigError, UserError
-from stego_dist.metrics.confusion import confusion, scores
-from stego_dist.metrics.label_free import code_moments, label_free_score, mutual_information, self_random_gap
+from stego_dist.errors import ConfigError
+from stego_dist.metrics.cells import LabelCells, cut_labels
+from stego_dist.metrics.confusion import scores
 from stego_dist.metrics.matching import Matching, match_clusters
-from stego_dist.models.backbone import Backbone
-from stego_dist.models.segmenter import Segmenter
+from stego_dist.models.segmenter import Segmenter, averaged_code
 
 LEARNED = "learned"
 
@@ -51,40 +51,31 @@ class Validation:
 
 @dataclass(frozen=True)
 class _Kept:
-    """A batch that was read and went through the backbone."""
+    """A batch that was read, its features float16 on the host."""
 
-    ids: list[int]
+    seen: Seen
     labels: Tensor | None
     """int16 (B, R, R), −1 ignored."""
-    feats: Tensor
-    """float16 (2B, C, h, w): of the images, then of their mirror images."""
-    images: dict[int, Tensor]
-    """uint8 (3, R, R) of those that are pictured, by their place in the batch."""
+    cells: LabelCells | None
+    """The same cut at the features' positions."""
 
 
-def make_validator(
-    config: Config, accelerator: Accelerator, backbone: Backbone, segmenter: Segmenter, shard_set: ShardSet
-) -> Validator | None:
-    """The validator of a training run, or None where validation is off or has no images.
+def make_validator(config: Config, accelerator: Accelerator, segmenter: Segmenter, opened: Opened) -> Validator | None:
+    """The validator of a training run, or None where validation is off.
 
     Raises UserError where train.select can't be had.
     """
-    t = config.train
+    t, shard_set = config.train, opened.shard_set
     if not t.validation_interval:
         return None
-    if t.select == "last" and config.data.eval_split not in shard_set.splits:
-        console.say(f"no validation: {shard_set.root} has no split {config.data.eval_split}")
-        return None
-    validator = Validator(config, accelerator, backbone, segmenter, shard_set)
-    if t.select == "miou" and not validator.samples.split.labelled:
+    validator = Validator(config, accelerator, segmenter, opened)
+    if validator.samples is None:
+        console.say(f"{shard_set.root} has no split {config.data.eval_split}: validation is the label-free score alone")
+    labelled = validator.samples is not None and validator.samples.split.labelled
+    if t.select == "miou" and not labelled:
         raise ConfigError(
             f"train.select=miou needs labels, which split {config.data.eval_split} of {shard_set.root} has not; "
             "use label_free or last"
-        )
-    if t.select == "label_free" and len(validator.ids) < 2:
-        raise UserError(
-            f"train.select=label_free compares images, but split {config.data.eval_split} of {shard_set.root} has "
-            f"{len(validator.ids)}; use train.select=last"
         )
     return validator
 
@@ -92,15 +83,17 @@ def make_validator(
 class Validator:
     """Validates a segmenter as it stands."""
 
-    def __init__(
-        self, config: Config, accelerator: Accelerator, backbone: Backbone, segmenter: Segmenter, shard_set: ShardSet
-    ) -> None:
-        self.config, self.accelerator, self.backbone, self.segmenter = config, accelerator, backbone, segmenter
-        backbone.check_resolution("eval.resolution", config.eval.resolution)
-        self.num_classes = shard_set.num_classes
-        self.samples = ShardSamples(shard_set, config.data.eval_split)
-        self.ids = evenly(len(self.samples), config.train.validate_images)
+    def __init__(self, config: Config, accelerator: Accelerator, segmenter: Segmenter, opened: Opened) -> None:
+        self.config, self.accelerator, self.segmenter = config, accelerator, segmenter
+        opened.backbone.check_resolution("eval.resolution", config.eval.resolution)
+        self.num_classes = opened.shard_set.num_classes
+        self.samples = opened.evaluated if config.data.eval_split in opened.shard_set.splits else None
+        self.ids = [] if self.samples is None else evenly(len(self.samples), config.train.validate_images)
         self.pictured = {self.ids[place] for place in evenly(len(self.ids), config.train.panels)}
+        self.score = LabelFree(config, accelerator, opened)
+        self.source = None
+        if self.samples is not None:
+            self.source = EvaluationFeatures(config, self.samples, opened.backbone, accelerator.device, opened=opened)
         self._kept: list[_Kept | None] = []
 
     @torch.no_grad()
@@ -109,35 +102,29 @@ class Validator:
         start = time.perf_counter()
         if not self._kept:
             self._kept = self._read(check)
-        clusters = self.segmenter.num_clusters
-        joint = torch.zeros(clusters, clusters, dtype=torch.int64, device=self.accelerator.device)
-        moments = torch.zeros(self.segmenter.head.code_dim + 2, dtype=torch.float64, device=self.accelerator.device)
+        clusters, device = self.segmenter.num_clusters, self.accelerator.device
         counts: dict[str, Tensor] = {}
-        if self.samples.split.labelled and self.num_classes:
-            counts[LEARNED] = joint.new_zeros(clusters, self.num_classes)
+        if self.samples is not None and self.samples.split.labelled and self.num_classes:
+            counts[LEARNED] = torch.zeros(clusters, self.num_classes, dtype=torch.int64, device=device)
             if self.segmenter.linear is not None:
-                counts[LINEAR] = joint.new_zeros(self.num_classes, self.num_classes)
+                counts[LINEAR] = counts[LEARNED].new_zeros(self.num_classes, self.num_classes)
         panels: dict[int, Panel] = {}
         for kept in self._kept:
             check()
             if kept is None:
                 continue
-            straight, mirrored = self._codes(kept.feats)
-            moments += code_moments(straight)
-            winners = [self.segmenter.cosines(code, LEARNED).argmax(1) for code in (straight, mirrored)]
-            joint += confusion(winners[0], winners[1], clusters, clusters)
-            maps = self._predict(straight, mirrored)
-            for name, count in counts.items():
-                if kept.labels is not None:
-                    count += confusion(maps[name], kept.labels.to(joint.device), len(count), count.shape[1])
-            for place, image in kept.images.items():
-                i = kept.ids[place]
-                panels[i] = make_panel(self.samples.name(i), image, kept.labels, maps, place)
-        joint, moments = self._sum(joint), self._sum(moments)
+            seen, code = kept.seen, self._code(kept.seen.feats)
+            maps = predict_maps(self.segmenter, code, seen.size, (LEARNED,), padded=seen.padded)
+            if kept.labels is not None and self.num_classes:
+                for name, found in maps.counts(kept.labels, self.num_classes, kept.cells).items():
+                    counts[name] += found.sum(0)
+            shown = [place for place, i in enumerate(seen.ids) if i in self.pictured]
+            assert self.samples is not None
+            panels |= make_panels(self.samples, seen, shown, maps, list(maps.scores))
         counts = {name: self._sum(count) for name, count in counts.items()}
         if self.accelerator.num_processes > 1 and self.pictured:
             panels = {i: panel for part in gather_object([panels]) for i, panel in part.items()}
-        validation = Validation(_label_free_numbers(joint, moments), [panels[i] for i in sorted(panels)])
+        validation = Validation(self.score(self.segmenter, LEARNED), [panels[i] for i in sorted(panels)])
         for name, count in counts.items():
             matrix = count.cpu().numpy()
             if name == LEARNED:
@@ -152,52 +139,31 @@ class Validator:
     def _read(self, check: Callable[[], None]) -> list[_Kept | None]:
         """The share of this rank, as many batches as the longest share has."""
         ranks, size = self.accelerator.num_processes, self.config.eval.batch_size
-        mine = self.ids[self.accelerator.process_index :: ranks]
-        views = evaluation_views(self.config, self.samples, mine)
         read: list[_Kept | None] = []
-        dtype = AUTOCAST[self.config.train.precision]
+        mine = self.ids[self.accelerator.process_index :: ranks]
+        if self.source is None:
+            return read
+        batches = self.source.batches(mine, mirrored=True, images=self.pictured)
         for _ in range(0, -(-len(self.ids) // ranks), size):
             check()
-            batch = next(views, None)
-            if batch is None:
+            seen = next(batches, None)
+            if seen is None:
                 read.append(None)
                 continue
-            ids, images, labels = batch
-            on_device = images.to(self.accelerator.device)
-            with torch.autocast(on_device.device.type, dtype, enabled=dtype is not None):
-                feats = torch.cat([self.backbone(on_device), self.backbone(on_device.flip(-1))])
-            pictured = {place: images[place] for place, i in enumerate(ids) if i in self.pictured}
-            read.append(_Kept(ids, None if labels is None else signed_labels(labels), feats.half().cpu(), pictured))
+            labels = cells = None
+            if seen.labels is not None and self.num_classes:
+                labels = signed_labels(seen.labels).to(self.accelerator.device)
+                cells = cut_labels(labels, self.num_classes, (seen.feats.shape[2], seen.feats.shape[3]), seen.padded)
+            read.append(_Kept(replace(seen, feats=seen.feats.half().cpu()), labels, cells))
         return read
 
-    def _codes(self, feats: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes of images, and of their mirror images mirrored back, float32 (B, D, h, w) each."""
-        dtype = AUTOCAST[self.config.train.precision]
-        feats = feats.to(self.accelerator.device).float()
-        with torch.autocast(feats.device.type, dtype, enabled=dtype is not None):
-            code: Tensor = self.segmenter.head(feats)
-        straight, mirrored = code.float().chunk(2)
-        return straight, mirrored.flip(-1)
-
-    def _predict(self, straight: Tensor, mirrored: Tensor) -> dict[str, Tensor]:
-        """Winning clusters and classes int64 (B, R, R) of the codes that evaluation would take."""
-        code = (straight + mirrored) / 2 if self.config.eval.flip else straight
-        side = self.config.eval.resolution
-        maps = predict_maps(self.segmenter, code, (side, side), (LEARNED,))
-        return {name: maps.argmax(name) for name in maps.scores}
+    def _code(self, feats: Tensor) -> Tensor:
+        """Codes float32 (B, D, h, w), averaged with those of the mirror images where evaluation does so."""
+        device, flip = self.accelerator.device, self.config.eval.flip
+        with training_precision(self.config, device):
+            feats = feats.to(device).float()
+            return averaged_code(self.segmenter.head, feats if flip else feats[: len(feats) // 2], flip)
 
     def _sum(self, value: Tensor) -> Tensor:
         summed: Tensor = self.accelerator.reduce(value, "sum")
         return summed
-
-
-def _label_free_numbers(joint: Tensor, moments: Tensor) -> dict[str, float]:
-    counts = joint.cpu().numpy()
-    numbers = {
-        "val/information": mutual_information(counts),
-        "val/largest_cluster": float(counts.sum(1).max() / max(1, counts.sum())),
-    }
-    if moments[-1] >= 2:
-        gap = self_random_gap(moments.cpu())
-        numbers |= {"val/self_random_gap": gap, "val/label_free": label_free_score(counts, gap)}
-    return numbers

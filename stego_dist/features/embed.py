@@ -64,7 +64,7 @@ def embed_samples(
     Raises UserError naming the sample: features that are not finite, and whatever `view` raises.
     """
     running: deque[_Batch] = deque()
-    for ids, views in _decoded(recipe, samples, view):
+    for ids, views in decoded(recipe, samples, view):
         running.append(_start(recipe, ids, views, backbone, device))
         if len(running) > 1:
             yield running.popleft().fetch(recipe, sources, describe)
@@ -72,7 +72,9 @@ def embed_samples(
         yield running.popleft().fetch(recipe, sources, describe)
 
 
-def _decoded(recipe: Recipe, samples: range, view: Callable[[int], View]) -> Iterator[tuple[range, list[View]]]:
+def decoded(
+    recipe: Recipe, samples: Sequence[int], view: Callable[[int], View]
+) -> Iterator[tuple[Sequence[int], list[View]]]:
     """Batches of views; the two that come next are read meanwhile."""
     batches = [samples[first : first + recipe.batch_size] for first in range(0, len(samples), recipe.batch_size)]
     pool = ThreadPoolExecutor(recipe.threads, "decode")
@@ -90,7 +92,7 @@ def _decoded(recipe: Recipe, samples: range, view: Callable[[int], View]) -> Ite
 class _Batch:
     """Features that are being computed and copied to the host."""
 
-    ids: range
+    ids: Sequence[int]
     pooled: Tensor
     dense: Tensor | None
     labels: Sequence[Tensor]
@@ -112,14 +114,14 @@ class _Batch:
             )
         return ShardFeatures(
             descriptors=storable_descriptors(self.pooled.numpy(), recipe.descriptors),
-            source=sources[self.ids.start : self.ids.stop],
+            source=sources[list(self.ids)],
             bank=None if self.dense is None else self.dense.numpy(),
             labels=np.stack([label.numpy() for label in self.labels]) if self.labels else None,
         )
 
 
 def _start(
-    recipe: Recipe, ids: range, views: list[View], backbone: Callable[[Tensor], Tensor], device: torch.device
+    recipe: Recipe, ids: Sequence[int], views: list[View], backbone: Callable[[Tensor], Tensor], device: torch.device
 ) -> _Batch:
     """Send a batch through the backbone; on a GPU this returns before it is computed."""
     cuda = device.type == "cuda"

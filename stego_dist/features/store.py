@@ -63,7 +63,9 @@ def refuse_others(root: Path) -> None:
     else:
         entries = list(root.iterdir()) if root.exists() else []
         ours = (root / "parts").is_dir() or not entries
-        ours = ours and all(entry.name in ("parts", "knn") or entry.suffix in (".npy", ".tmp") for entry in entries)
+        ours = ours and all(
+            entry.name in ("parts", "knn", "views") or entry.suffix in (".npy", ".tmp") for entry in entries
+        )
     if not ours:
         raise UserError(
             f"features.dir={root} is not a feature store (no manifest.json of format {FAMILY}, or other files beside "

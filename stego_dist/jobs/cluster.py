@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 from stego_dist import console
 from stego_dist.errors import UserError
-from stego_dist.jobs.pool import Lanes, Pool, Worker
+from stego_dist.jobs.pool import START_TIMEOUT_S, Lanes, Pool, Worker
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -65,6 +66,7 @@ def ray_cluster() -> Iterator[Any]:
         else:
             console.say(f"connecting to the Ray cluster at {address}")
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            _await_nodes(ray)
     except ConnectionError as error:
         raise UserError(
             f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); start one or unset it"
@@ -76,6 +78,18 @@ def ray_cluster() -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _await_nodes(ray: Any) -> None:
+    """Wait until as many nodes have joined as STEGO_RAY_NODES says. Raises UserError: too few do."""
+    wanted, deadline = int(os.environ.get("STEGO_RAY_NODES", "0")), time.monotonic() + START_TIMEOUT_S
+    while (found := sum(node["Alive"] for node in ray.nodes())) < wanted:
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"{found} of {wanted} nodes (STEGO_RAY_NODES) have joined the Ray cluster in {START_TIMEOUT_S:.0f} s; "
+                "what launchers/ray/node.sh printed on the others says why"
+            )
+        time.sleep(0.2)
 
 
 def run_on_workers(

@@ -1,5 +1,7 @@
 """One pass of the frozen backbone over the training shards: descriptors for KNN, and the bank when it is wanted.
 
+With the bank go the features that evaluation looks at (views.py): the same workers compute them.
+
 What is embedded is a pure function of a shard; Ray workers take shards until none is left. What is done is skipped, so
 a killed job continues where it stopped.
 """
@@ -13,7 +15,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -29,14 +31,18 @@ from stego_dist.errors import StaleInputError, UserError
 from stego_dist.features.embed import Recipe, View, embed_samples
 from stego_dist.features.store import ShardFeatures, is_done, refuse_others, write_manifest, write_shard_in_batches
 from stego_dist.jobs.cluster import run_on_workers
+from stego_dist.jobs.views import REMEDY, ViewJob, view_jobs
 from stego_dist.models.backbone import Backbone
 from stego_dist.rundir import Fingerprint, writing_to
 from stego_dist.shardarrays import remove_leftovers
 
-REMEDY = "Pass --overwrite to compute it again, or choose another features.dir."
 RESTART = "What is finished is kept: the same command goes on from there."
 WORKERS_SHOWN = 32
 """Workers whose rates are listed at the end, the slowest."""
+
+
+Task = tuple[int, int]
+"""Number of a store (0: the training split's, then the view stores) and of a shard of its split."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,7 @@ class Embedded:
 def embed(config: Config, *, bank: bool, overwrite: bool = False) -> Fingerprint:
     """Write the feature store of the training split to features.dir; returns its fingerprint. What is there already is
     kept; with `overwrite` a store that was made from something else is deleted first, its neighbour table too.
+    With `bank` the features of the evaluated split are kept as well (eval.features), where it is there.
 
     Raises UserError: it does not fit on the disk, a sample can't be read, features.dir can't be overwritten or written;
     StaleInputError: what lies there was made from something else.
@@ -73,22 +80,32 @@ def embed(config: Config, *, bank: bool, overwrite: bool = False) -> Fingerprint
         with writing_to(root, RESTART):
             shutil.rmtree(root)
         todo = list(range(len(names)))
+    views = view_jobs(config, shard_set, backbone, overwrite=overwrite) if bank else []
     done = split.num_samples - sum(split.shards[i].samples for i in todo)
     console.say(
         f"embedding {split.num_samples} crops of {shard_set.root} with {backbone.name} at {config.data.resolution} "
         f"pixels: {'descriptors and bank' if bank else 'descriptors'} to {root}"
         + (f" ({done} are there already)" if done else "")
     )
-    if todo:
-        _check_space(config, split, backbone, todo, bank)
+    for job in views:
+        console.say(
+            f"with them, for evaluation, {len(job.views.ids(shard_set.split(job.views.split).num_samples))} images of "
+            f"split {job.views.split} at {job.views.resolution} pixels, {' and '.join(job.views.kinds)}, to {job.root}"
+            + ("" if job.todo else " (they are there already)")
+        )
+    tasks = [*((0, i) for i in todo), *((n, i) for n, job in enumerate(views, 1) for i in job.todo)]
+    if tasks:
+        _check_space(config, split, backbone, todo, bank, views)
         with writing_to(root, RESTART):
             (root / "parts").mkdir(parents=True, exist_ok=True)
-        make = partial(_make_worker, config, fingerprint, bank)
+        make = partial(_make_worker, config, fingerprint, bank, views)
         rates = _Rates()
-        with console.progress("embed", split.num_samples, "crops", done) as bar:
+        more = [job.forwards(i) for job in views for i in job.images]
+        done += sum(more) - sum(job.forwards(i) for job in views for i in job.todo)
+        with console.progress("embed", split.num_samples + sum(more), "crops", done) as bar:
             for shard in run_on_workers(
-                make, todo, workers=config.features.workers, gpus=config.features.gpus_per_worker,
-                name=lambda i: f"shard {names[i]}",
+                make, tasks, workers=config.features.workers, gpus=config.features.gpus_per_worker,
+                name=lambda task: f"shard {views[task[0] - 1].names[task[1]] if task[0] else names[task[1]]}",
             ):  # fmt: skip
                 bar.advance(shard.crops, **rates.add(shard))
         rates.report()
@@ -96,20 +113,31 @@ def embed(config: Config, *, bank: bool, overwrite: bool = False) -> Fingerprint
     with writing_to(root, RESTART):
         remove_leftovers(root, names)  # of workers that died
         write_manifest(root, names, fingerprint, dim=backbone.dim, grid=[grid, grid])
+        for job in views:
+            job.finish()
     return fingerprint
 
 
-def _make_worker(config: Config, fingerprint: Fingerprint, bank: bool) -> Callable[[int], Embedded]:
+def _make_worker(
+    config: Config, fingerprint: Fingerprint, bank: bool, views: list[ViewJob]
+) -> Callable[[Task], Embedded]:
     """Runs in a worker: load the backbone once."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    samples = ShardSamples(ShardSet.open(config.data.shards, config.data.storage), config.data.train_split)
+    shard_set = ShardSet.open(config.data.shards, config.data.storage)
+    samples_of = cache(partial(ShardSamples, shard_set))
     backbone = make_backbone(config).to(device)
     run = _compiled(config, backbone, device) if config.features.compile else backbone
     root, me = Path(config.features.dir), f"{socket.gethostname()}:{os.getpid()}"
 
-    def embed_and_write(number: int) -> Embedded:
-        shard, start = samples.split.shards[number], time.monotonic()
+    def embed_and_write(task: Task) -> Embedded:
+        (store, number), start = task, time.monotonic()
         with writing_to(root, RESTART):
+            if store:
+                job = views[store - 1]
+                job.write(config, samples_of(job.views.split), backbone, number)
+                return Embedded(me, job.forwards(number), time.monotonic() - start)
+            samples = samples_of(config.data.train_split)
+            shard = samples.split.shards[number]
             batches = embed_shard(config, samples, run, number, bank, device)
             write_shard_in_batches(root, shard.name, shard.samples, batches, fingerprint)
         return Embedded(me, shard.samples, time.monotonic() - start)
@@ -199,22 +227,28 @@ def store_bytes(config: Config, split: Split, backbone: Backbone, samples: int, 
     return described, samples * (backbone.dim * grid * grid * 2 + labels) if bank else 0
 
 
-def _check_space(config: Config, split: Split, backbone: Backbone, todo: list[int], bank: bool) -> None:
+def _check_space(
+    config: Config, split: Split, backbone: Backbone, todo: list[int], bank: bool, views: list[ViewJob]
+) -> None:
     """Say how many bytes what is left to do takes; refuse when they are not free."""
     root, samples = Path(config.features.dir), sum(split.shards[i].samples for i in todo)
     described, banked = store_bytes(config, split, backbone, samples, bank)
     replaced = sum(file.stat().st_size for i in todo for file in root.glob(f"{split.shards[i].name}.*.npy"))
-    needed = described + banked - replaced
+    viewed = sum(job.needed for job in views)
+    needed = described + banked + viewed - replaced
     stat = os.statvfs(next(parent for parent in [root.resolve(), *root.resolve().parents] if parent.exists()))
     free = stat.f_bavail * stat.f_frsize
     console.say(
         f"descriptors take {size(described)}"
         + (f", the bank {size(banked)}" if bank else "")
+        + (f", the features for evaluation {size(viewed)}" if views else "")
         + (f", of which {size(replaced)} replace what is there" if replaced else "")
         + f"; {size(free)} are free"
     )
     if needed > free:
         raise UserError(
             f"features.dir={root}: {'descriptors and bank' if bank else 'descriptors'} need {size(needed)}, "
-            f"{size(free)} are free; choose another folder" + (" or train.features=online" if bank else "")
+            f"{size(free)} are free; choose another folder"
+            + (", eval.features=online (keeps none for evaluation)" if viewed else "")
+            + (" or train.features=online" if bank else "")
         )

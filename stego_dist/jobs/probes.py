@@ -34,15 +34,18 @@ from stego_dist.data.plan import BuildOptions
 from stego_dist.data.samples import ShardSamples
 from stego_dist.data.sources import Source, open_image
 from stego_dist.data.transforms import to_training_view
+from stego_dist.engine.coefficients import fill_in, loss_settings
 from stego_dist.engine.feed import Batch
 from stego_dist.engine.forward import Forward
-from stego_dist.engine.inputs import AUTOCAST, loss_settings
+from stego_dist.engine.inputs import AUTOCAST
 from stego_dist.engine.step import TrainStep, parameter_groups
 from stego_dist.errors import UserError
 from stego_dist.jobs.plan import Figures
 from stego_dist.knn.cost import measure_rates
 from stego_dist.knn.kernels import kernel
 from stego_dist.knn.threads import one_thread
+from stego_dist.losses.calibration import Coefficients
+from stego_dist.losses.sampling import PAIRS
 from stego_dist.models.backbone import Backbone, descriptors
 from stego_dist.models.segmenter import Segmenter
 
@@ -211,6 +214,7 @@ def _training(subject: Subject) -> tuple[dict[str, float], dict[str, str]]:
     plain = config.model_copy(
         update={"train": config.train.model_copy(update=still[0]), "loss": config.loss.model_copy(update=still[1])}
     )
+    plain = fill_in(plain, dict.fromkeys(PAIRS, Coefficients(1.0, 0.5)))  # any will do
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size, grid = config.loss.group_size, config.data.resolution // backbone.stride
     segmenter = Segmenter(
@@ -220,7 +224,7 @@ def _training(subject: Subject) -> tuple[dict[str, float], dict[str, str]]:
         num_clusters=subject.clusters,
         num_classes=subject.classes or None,
     )
-    step = TrainStep(segmenter, loss_settings(config)).to(device)
+    step = TrainStep(segmenter, loss_settings(plain)).to(device)
     forward = Forward(plain, step, backbone, online=False)
     optimiser = torch.optim.Adam(parameter_groups(segmenter, config.train.lr_head, config.train.lr_probes))
     ids, maps, labels = torch.arange(size), torch.randn(2, size, backbone.dim, grid, grid).half(), None

@@ -9,11 +9,18 @@ from stego_dist.errors import UserError
 
 
 def spherical_kmeans(
-    points: NDArray[np.float32], k: int, *, restarts: int, iterations: int, seed: int
+    points: NDArray[np.float32],
+    k: int,
+    *,
+    restarts: int,
+    iterations: int,
+    seed: int,
+    weights: NDArray[np.float32] | None = None,
 ) -> NDArray[np.float32]:
     """Unit centres (k, D) of points (N, D), which are normalised first; the best of `restarts` runs is kept.
 
-    Raises UserError when there are fewer points than centres, or some are not finite.
+    weights: what each point counts, (N,), positive; None: all the same. Raises UserError when there are fewer points
+    than centres, or some are not finite.
     """
     import faiss
 
@@ -35,5 +42,36 @@ def spherical_kmeans(
         min_points_per_centroid=1,
         max_points_per_centroid=len(points),
     )
-    kmeans.train(points)
+    kmeans.train(points, weights=weights)
     return np.asarray(kmeans.centroids, dtype=np.float32)
+
+
+def assign(points: NDArray[np.float32], centres: NDArray[np.float32]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Nearest centre by cosine (N,) of points (N, D), and the cosines of the nearest two (N, 2), or one with k = 1."""
+    import faiss
+
+    points = np.array(points, dtype=np.float32, order="C")
+    faiss.normalize_L2(points)
+    index = faiss.IndexFlatIP(centres.shape[1])
+    index.add(np.ascontiguousarray(centres))
+    cosines, found = index.search(points, min(2, len(centres)))
+    return found[:, 0], cosines
+
+
+def margin(points: NDArray[np.float32], centres: NDArray[np.float32]) -> float:
+    """By how much the cosine with the nearest centre exceeds that with the next one, on average; 0 with one centre."""
+    _, cosines = assign(points, centres)
+    return float((cosines[:, 0] - cosines[:, 1]).mean(dtype=np.float64)) if cosines.shape[1] == 2 else 0.0
+
+
+def density_weights(
+    points: NDArray[np.float32], cells: int, power: float, *, iterations: int, seed: int
+) -> NDArray[np.float32]:
+    """What each of the points (N, D) counts so that dense regions don't take all centres: n^(−power), mean 1.
+
+    n is the number of points in its cell, of `cells` cells that one run of k-means finds.
+    """
+    cell, _ = assign(points, spherical_kmeans(points, cells, restarts=1, iterations=iterations, seed=seed))
+    counts = np.bincount(cell, minlength=cells).astype(np.float64)
+    weights: NDArray[np.float64] = counts[cell] ** -power
+    return np.asarray(weights / weights.mean(), np.float32)

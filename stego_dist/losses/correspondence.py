@@ -14,8 +14,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stego_dist.losses.sampling import PAIRS
+
 Clamp = Literal["zero", "none", "stabilised"]
 EPS = 1e-10
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """A shift that follows the means of correspondences F and code correlations C (EAGLE, Kim et al., CVPR 2024).
+
+    As in its public code: |mean F − mean C − bias| where pairs shall attract, scale · (mean F + mean C − bias) for
+    random pairs, and the gradient goes through mean C. The means are of one group (of one draw of negatives), as all
+    others in the loss, so there is no state to keep and ranks don't enter.
+    """
+
+    attract: bool
+    bias: float = 0.0
+    scale: float = 3.5
+
+    def __call__(self, fd: Tensor, cd: Tensor) -> Tensor:
+        """The shifts (G, 1, R, 1, 1) for centred F and C (G, N, R, P, Q)."""
+        f, c = (t.mean((1, 3, 4), keepdim=True) for t in (fd, cd))
+        return (f - c - self.bias).abs() if self.attract else self.scale * (f + c - self.bias)
+
+
+Shift = float | Adaptive
 
 
 @dataclass(frozen=True)
@@ -28,6 +52,8 @@ class PairTerm:
     """Mean code correlation before the clamp, scalar, detached (published `cd` mean)."""
     above_shift: Tensor
     """Share of correspondences above the shift, scalar, detached."""
+    shift: Tensor
+    """Mean shift, scalar, detached."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +83,17 @@ def clamp_code(cd: Tensor, clamp: Clamp) -> Tensor:
     return cd.clamp(0.0, 0.8) if clamp == "stabilised" else cd.clamp(min=0.0)
 
 
-def pair_term(fd: Tensor, cd: Tensor, *, shift: float, centring: bool, clamp: Clamp) -> PairTerm:
+def pair_term(fd: Tensor, cd: Tensor, *, shift: Shift, centring: bool, clamp: Clamp) -> PairTerm:
     """−mean(clamp(C)·(F − b)) of correspondences and code correlations (G, N, R, P, Q) (eq. 2 and 3).
 
     Each of the R draws is centred by itself, as it would be if it came alone.
     """
     with torch.no_grad():
-        fd = (centre(fd, (1, 3, 4)) if centring else fd) - shift
-        above = (fd > 0).float().mean()
-    return PairTerm(-(clamp_code(cd, clamp) * fd).mean(), cd.detach().mean(), above)
+        fd = centre(fd, (1, 3, 4)) if centring else fd
+    b = shift(fd, cd) if isinstance(shift, Adaptive) else fd.new_full((), shift)
+    fd = fd - b
+    above = (fd.detach() > 0).float().mean()
+    return PairTerm(-(clamp_code(cd, clamp) * fd).mean(), cd.detach().mean(), above, b.detach().mean())
 
 
 def correspondence_loss(
@@ -73,7 +101,7 @@ def correspondence_loss(
     feats: Tensor,
     code: Tensor,
     weights: tuple[float, float, float],
-    shifts: tuple[float, float, float],
+    shifts: tuple[Shift, Shift, Shift],
     centring: bool = True,
     clamp: Clamp = "zero",
 ) -> CorrespondenceLoss:
@@ -90,7 +118,7 @@ def correspondence_loss(
     cd = correlation(code[:, :, :1], code)
     own, knn, random = (
         pair_term(fd[:, :, pairs], cd[:, :, pairs], shift=shift, centring=centring, clamp=clamp)
-        for pairs, shift in zip((slice(0, 1), slice(-1, None), slice(1, -1)), shifts)
+        for pairs, shift in zip(PAIRS.values(), shifts)
     )
     total = weights[0] * own.loss + weights[1] * knn.loss + weights[2] * random.loss
     return CorrespondenceLoss(own, knn, random, total)

@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+PAIRS = {"self": slice(0, 1), "knn": slice(-1, None), "random": slice(1, -1)}
+"""Where each kind of pairs lies among what an anchor is compared with (`pair_places`)."""
+
 
 @dataclass(frozen=True)
 class Places:

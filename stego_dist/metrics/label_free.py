@@ -1,10 +1,10 @@
-"""A score of a segmentation without labels, from codes of images and of their mirror images.
+"""A score of a segmentation without labels, from images that are seen a second time, enlarged.
 
-score = I(A; B)/log K · max(0, self − random)
+score = I(A; B)/log K · P(A = B)
 
-A and B are the clusters of a position in the code of an image and in the code of its mirror image, mirrored back: their
-mutual information is high for clusters that are many, evenly used and found again, and 0 when one cluster takes all. It
-alone favours fragments, so it is weighed by how much more codes correlate inside an image than between images.
+A and B are the clusters of a place in an image and in an enlarged view of it. Their mutual information is high for
+clusters that are many, evenly used and found again, and 0 when one cluster takes all; alone it favours fragments, which
+the share of places that keep their cluster punishes. tests/benchmarks/results/score.md has the scores that were tried.
 """
 
 from __future__ import annotations
@@ -29,34 +29,46 @@ def mutual_information(joint: NDArray[np.int64]) -> float:
     return max(0.0, float((p[seen] * np.log(p[seen] / independent[seen])).sum()))
 
 
-def code_moments(code: Tensor) -> Tensor:
-    """What `self_random_gap` needs of codes (B, C, H, W), float64 (C + 2,); add those of more images to it.
+def information(joint: NDArray[np.int64]) -> float:
+    """I(A; B)/log K of counts (K, K), 0 to 1; 0 for a single cluster."""
+    return mutual_information(joint) / math.log(len(joint)) if len(joint) > 1 else 0.0
 
-    The sum of the images' mean unit codes m, the sum of |m|², and the number of images.
+
+def middle(code: Tensor, share: float) -> Tensor:
+    """Codes (B, C, h, w) of the middle `share` of the sides, enlarged bilinearly to the same grid."""
+    scale = torch.tensor([[share, 0.0, 0.0], [0.0, share, 0.0]], device=code.device).expand(len(code), 2, 3)
+    grid = F.affine_grid(scale, list(code.shape), align_corners=False)
+    return F.grid_sample(code, grid.to(code.dtype), mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def code_sum(code: Tensor) -> Tensor:
+    """What `spread` needs of codes (B, C, H, W), float64 (C + 1,): the sum of unit codes, their number."""
+    unit = F.normalize(code.double(), dim=1)
+    return torch.cat([unit.sum((0, 2, 3)), unit.new_tensor([unit[:, 0].numel()])])
+
+
+def spread(summed: Tensor) -> float:
+    """1 − the mean cosine of two positions drawn anywhere, of `code_sum`s added up; 0 where there are none."""
+    return 1.0 - float((summed[:-1] / summed[-1]).square().sum()) if summed[-1] > 0 else 0.0
+
+
+def agreement(joint: NDArray[np.int64]) -> float:
+    """Share of places in the same cluster in both views, of counts (K, K); 0 where nothing was counted."""
+    return float(np.trace(joint) / max(1, joint.sum()))
+
+
+def label_free_score(joint: NDArray[np.int64]) -> float:
+    """The score, 0 to 1, of counts (K, K) of clusters in the two views; higher is better."""
+    return information(joint) * agreement(joint)
+
+
+def jackknife_error(joint: NDArray[np.int64]) -> float:
+    """Standard error of the score of counts (F, K, K) of F parts of the images, by the jackknife.
+
+    0 where fewer than two parts hold anything.
     """
-    means = F.normalize(code.double(), dim=1).mean((2, 3))
-    return torch.cat([means.sum(0), means.square().sum().view(1), means.new_tensor([len(means)])])
-
-
-def self_random_gap(moments: Tensor) -> float:
-    """Mean cosine of two positions of an image minus that of positions of two images, over all pairs.
-
-    Exact without forming the pairs: the mean cosine of two sets of unit codes is the product of their means.
-    Raises ValueError for fewer than two images.
-    """
-    summed, squares, images = moments[:-2], float(moments[-2]), float(moments[-1])
-    if images < 2:
-        raise ValueError("random pairs need at least two images")
-    random = (float(summed.square().sum()) - squares) / (images * (images - 1))
-    return squares / images - random
-
-
-def label_free_score(joint: NDArray[np.int64], gap: float) -> float:
-    """The score, 0 to 2, of counts (K, K) of cluster pairs and the gap; higher is better.
-
-    Over 22 random settings on CamVid its rank correlation with mIoU was .65, with accuracy .26. 0 where the gap is not
-    a number.
-    """
-    if len(joint) < 2 or math.isnan(gap):
+    held = [part for part in range(len(joint)) if joint[part].any()]
+    if len(held) < 2:
         return 0.0
-    return mutual_information(joint) / math.log(len(joint)) * max(0.0, gap)
+    without = [label_free_score(joint.sum(0) - joint[part]) for part in held]
+    return float(np.sqrt((len(held) - 1) * np.var(without)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from stego_dist.errors import UserError
-from stego_dist.models.backbone import Backbone
 from stego_dist.models.head import Head, Projection
 from stego_dist.models.probes import ClusterProbe, LinearProbe, cosine_to
 from stego_dist.rundir import atomic_path
 
 FORMAT = "stego_dist.segmenter/1"
+
+Encode = Callable[[Tensor], Tensor]
+"""From features (B, C, h, w) to codes (B, D, h, w): a head, or `Segmenter.encode`."""
 
 
 class Segmenter(nn.Module):
@@ -28,6 +31,7 @@ class Segmenter(nn.Module):
         dim: channels of the backbone's features.
         code_dim, projection: of the head.
         num_clusters: centres of the cluster probe and of k-means.
+        feature_weight: what features count beside codes in the space of k-means; 0: codes alone.
         num_classes: classes of the linear probe; None leaves it out.
     """
 
@@ -41,9 +45,10 @@ class Segmenter(nn.Module):
         projection: Projection,
         num_clusters: int,
         num_classes: int | None,
+        feature_weight: float = 0.0,
     ) -> None:
         super().__init__()
-        self.shape = {
+        self.shape: dict[str, Any] = {
             "dim": dim,
             "code_dim": code_dim,
             "projection": projection,
@@ -53,7 +58,8 @@ class Segmenter(nn.Module):
         self.head = Head(dim, code_dim, projection)
         self.cluster = ClusterProbe(self.head.code_dim, num_clusters)
         self.linear = LinearProbe(self.head.code_dim, num_classes) if num_classes else None
-        self.register_buffer("kmeans", torch.zeros(num_clusters, self.head.code_dim))
+        self.register_buffer("kmeans", torch.empty(0))
+        self.set_kmeans(torch.zeros(num_clusters, self.head.code_dim + (dim if feature_weight else 0)), feature_weight)
 
     @property
     def num_clusters(self) -> int:
@@ -64,10 +70,28 @@ class Segmenter(nn.Module):
         """Cluster centres (K, C): "learned" by the probe, or "kmeans" over training codes."""
         return self.cluster.centres if which == "learned" else self.kmeans
 
+    def set_kmeans(self, centres: Tensor, feature_weight: float = 0.0) -> None:
+        """Take centres (K, D), or with a feature_weight (K, D + C), of k-means."""
+        self.feature_weight = self.shape["feature_weight"] = feature_weight
+        self.kmeans = centres.to(self.cluster.centres.device, torch.float32)
+
+    def encode(self, feats: Tensor) -> Tensor:
+        """What everything is read out of: codes (B, D, h, w) of features (B, C, h, w), float32.
+
+        With a feature_weight w the features follow as further channels (B, D + C, h, w), w·|code| long, so that the
+        direction is that of the unit code beside w times the unit features. What reads codes takes the first D.
+        """
+        code: Tensor = self.head(feats).float()
+        if not self.feature_weight:
+            return code
+        length = self.feature_weight * code.norm(dim=1, keepdim=True)
+        return torch.cat([code, length * F.normalize(feats.float(), dim=1)], 1)
+
     @torch.no_grad()
     def cosines(self, code: Tensor, which: str) -> Tensor:
-        """Cosines (B, K, H, W) of codes with the centres of `which` clusters."""
-        return cosine_to(code, self.centres(which))
+        """Cosines (B, K, H, W) of what `encode` gives with the centres of `which` clusters."""
+        centres = self.centres(which)
+        return cosine_to(code[:, : centres.shape[1]], centres)
 
     def save(self, path: Path, **meta: Any) -> None:
         """Write everything to `path` atomically; `meta` (JSON-able) travels in the file's header."""
@@ -95,15 +119,23 @@ class Segmenter(nn.Module):
 
 
 @torch.no_grad()
-def flip_averaged_code(backbone: Backbone, head: Head, images: Tensor, flip: bool = True) -> Tensor:
-    """½(code(x) + unflip(code(flip x))) of uint8 images (B, 3, H, W), or code(x): float32 (B, C, h, w)."""
+def averaged_code(encode: Encode, feats: Tensor, flip: bool = True) -> Tensor:
+    """Codes float32 (B, C, h, w) of features (B, D, h, w); with `flip`, ½(code(x) + unflip(code(flip x))) of features
+    (2B, D, h, w) of images and then of their mirror images."""
     if not flip:
-        code: Tensor = head(backbone(images)).float()
+        code: Tensor = encode(feats).float()
         return code
-    both = head(backbone(torch.cat([images, images.flip(-1)]))).float()
-    straight, mirrored = both.chunk(2)
-    averaged: Tensor = (straight + mirrored.flip(-1)) / 2
+    straight, mirrored = codes_of_both(encode, feats)
+    averaged: Tensor = (straight + mirrored) / 2
     return averaged
+
+
+@torch.no_grad()
+def codes_of_both(encode: Encode, feats: Tensor) -> tuple[Tensor, Tensor]:
+    """Codes of images, and of their mirror images mirrored back, float32 (B, C, h, w) each, of features (2B, D, h, w)
+    of images and then of their mirror images."""
+    straight, mirrored = encode(feats).float().chunk(2)
+    return straight, mirrored.flip(-1)
 
 
 def resize_maps(maps: Tensor, size: tuple[int, int]) -> Tensor:

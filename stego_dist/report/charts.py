@@ -56,7 +56,15 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
 
 
 def draw(chart: Chart) -> Markup:
-    """The chart as a <figure>. Values that are not finite are left out."""
+    """The chart as a <figure>."""
+    figure = Markup('<figure class="chart" style="width:{}px"><figcaption>{}</figcaption>{}{}{}</figure>')
+    note = Markup('<p class="note">{}</p>').format(chart.note) if chart.note else ""
+    keys = _keys(chart.series) if len(chart.series) > 1 else ""
+    return figure.format(chart.width, chart.title, drawing(chart), keys, note)
+
+
+def drawing(chart: Chart) -> Markup:
+    """Its <svg> alone, without title, keys and note. Values that are not finite are left out."""
     x0, x1 = chart.x_range or _range([v for s in chart.series for v in s.x])
     y0, y1 = chart.y_range or _range([v for s in chart.series for v in s.y])
     inner = (chart.width - LEFT - RIGHT, chart.height - TOP - BOTTOM)
@@ -78,20 +86,17 @@ def draw(chart: Chart) -> Markup:
             parts += [dot.format(number, *point) for point in points]
         if not series.dots:
             parts.append(Markup('<polyline class="s{}" points="{}"/>').format(number, _text(points)))
-    for x, text in chart.marks:
+    for number, (x, text) in enumerate(chart.marks):
         at = place(min(max(x, x0), x1), y0)[0]
         anchor, shift = ("end", -4) if at > LEFT + inner[0] * 0.6 else ("start", 4)
         line = '<line class="mark" x1="{0:.1f}" x2="{0:.1f}" y1="{1}" y2="{2}"/>'
         parts.append(Markup(line).format(at, TOP, floor))
         label = '<text class="mark" x="{:.1f}" y="{}" text-anchor="{}">{}</text>'
-        parts.append(Markup(label).format(at + shift, TOP + 10, anchor, text))
+        parts.append(Markup(label).format(at + shift, TOP + 10 + 13 * number, anchor, text))
     svg = Markup('<svg viewBox="0 0 {w} {h}" width="{w}" height="{h}" role="img" aria-label="{label}">{parts}</svg>')
-    drawing = svg.format(
+    return svg.format(
         w=chart.width, h=chart.height, label=f"{chart.title}. {chart.note}".strip(), parts=Markup("").join(parts)
     )
-    figure = Markup('<figure class="chart" style="width:{}px"><figcaption>{}</figcaption>{}{}{}</figure>')
-    note = Markup('<p class="note">{}</p>').format(chart.note) if chart.note else ""
-    return figure.format(chart.width, chart.title, drawing, _keys(chart.series) if len(chart.series) > 1 else "", note)
 
 
 def _keys(series: Sequence[Series]) -> Markup:

@@ -26,37 +26,45 @@ CURVES: Sequence[tuple[str, str, str, tuple[str, ...]]] = (
     ("Loss of the probes", "loss", "loss/", ("cluster", "linear")),
     ("Code correlation of pairs", "mean cosine", "code_correlation/", ("self", "knn", "random")),
     ("Pairs above their shift", "share", "above_shift/", ("self", "knn", "random")),
+    ("Adaptive shifts", "shift", "shift/", ("self", "knn", "random")),
     ("Validation: mIoU", "mIoU", "val/miou_", ("learned", "linear")),
     ("Validation: accuracy", "accuracy", "val/accuracy_", ("learned", "linear")),
-    ("Validation: label-free score", "score", "val/", ("label_free", "self_random_gap")),
+    ("Validation: label-free score", "score", "val/", ("label_free", "information", "agreement", "spread")),
 )
 """Title, axis, beginning of the names, and the names."""
-NAMES = {"correspondence": "all three, weighted", "label_free": "score", "self_random_gap": "self minus random"}
+Marks = Mapping[str, Sequence[tuple[float, str]]]
+NAMES = {"correspondence": "all three, weighted", "label_free": "score", "spread": "1 − mean code correlation"}
 
 
 def histograms(results: Mapping[str, Any]) -> list[Markup]:
     """One figure for each kind of pairs, its shift drawn in; none where nothing was measured."""
     found = (results.get("correspondences") or {}).get("training")
-    if not found:
-        return []
+    return [draw(chart) for chart in histogram_charts(found)] if found else []
+
+
+def histogram_charts(found: Mapping[str, Any], *, width: int = 370, more: Marks | None = None) -> list[Chart]:
+    """A chart for each kind of pairs of what training_histograms or a calibration found. `more`: marks by kind."""
     edges = found["edges"]
-    figures = []
+    charts = []
     for kind, entry in found["kinds"].items():
         shares = [100 * count / max(1, entry["pairs"]) for count in entry["counts"]]
         x = [edge for edge in edges for _ in range(2)][1:-1]  # steps: both ends of every bin
         y = [share for share in shares for _ in range(2)]
-        note = (
-            f"Mean {entry['mean']:.2f}; {100 * entry['above_shift']:.1f} % of {entry['pairs']:,} pairs lie above the "
-            f"shift {entry['shift']:.3g} and attract; weight {entry['weight']:.3g}."
-        )
+        note, marks = f"Mean {entry['mean']:.2f} of {entry['pairs']:,} pairs; the shift is not known.", []
+        if entry["shift"] is not None:
+            weight = "" if entry["weight"] is None else f"; weight {entry['weight']:.3g}"
+            marks = [(entry["shift"], f"shift {entry['shift']:.3g}")]
+            note = (
+                f"Mean {entry['mean']:.2f}; {100 * entry['above_shift']:.1f} % of {entry['pairs']:,} pairs lie above "
+                f"the shift {entry['shift']:.3g} and attract{weight}."
+            )
         chart = Chart(
             title=f"{kind}: {KINDS[kind]}", x_label="centred correspondence" if found["centred"] else "correspondence",
-            y_label="% of pairs", series=[Series(kind, x, y)], note=note, filled=True, width=370, height=230,
-            marks=[(entry["shift"], f"shift {entry['shift']:.3g}")], x_range=(edges[0], edges[-1]),
-            y_range=(0, max(shares) or 1),
+            y_label="% of pairs", series=[Series(kind, x, y)], note=note, filled=True, width=width, height=230,
+            marks=[*marks, *(more or {}).get(kind, [])], x_range=(edges[0], edges[-1]), y_range=(0, max(shares) or 1),
         )  # fmt: skip
-        figures.append(draw(chart))
-    return figures
+        charts.append(chart)
+    return charts
 
 
 def precision_recall_figures(results: Mapping[str, Any]) -> list[Markup]:

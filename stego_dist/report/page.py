@@ -7,18 +7,20 @@ all together at most BUDGET bytes; what comes after that is left out, and the pa
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
+from PIL import Image
 
 from stego_dist.report.figures import histograms, precision_recall_figures, training_figures
 from stego_dist.report.pictures import layers_of
 from stego_dist.report.published import PUBLISHED
 from stego_dist.report.summary import cards, confusion_tables, facts
-from stego_dist.report.tables import main_rows, percent, readable
+from stego_dist.report.tables import USE, main_rows, percent, readable, use_rows
 from stego_dist.rundir import RunDir, atomic_path, read_json
 
 BUDGET = 16_000_000
@@ -39,6 +41,8 @@ def write_page(run: RunDir) -> Path:
             cards=cards(results),
             facts=facts(results, provenance),
             rows=main_rows(results),
+            use_rows=use_rows(results),
+            use=USE,
             published=results["dataset"] in PUBLISHED,
             matrices=confusion_tables(results),
             histograms=histograms(results),
@@ -88,9 +92,9 @@ class _Pictures:
         """The panels with their layers' pictures."""
         shown = []
         for panel in self.found["panels"]:
-            sources = self._sources([layer["file"] for layer in panel["layers"]])
-            if sources is not None:
-                layers = [layer | {"source": source} for layer, source in zip(panel["layers"], sources)]
+            pictures = self._read([layer["file"] for layer in panel["layers"]])
+            if pictures is not None:
+                layers = [layer | picture for layer, picture in zip(panel["layers"], pictures)]
                 shown.append(panel | {"layers": layers})
                 self.kinds |= {layer["key"]: layer["title"] for layer in layers}
         return shown
@@ -106,14 +110,14 @@ class _Pictures:
         shown = []
         for sheet in found["examples"]:
             cluster = sheet["cluster"]
-            sources = self._sources(files.get(cluster, [])) or []
+            pictures = self._read(files.get(cluster, [])) or []
             shown.append(
                 {
                     "cluster": cluster,
                     "colour": colours[cluster] if colours else "#888888",
                     "share": shares[cluster],
                     "iou": iou[cluster],
-                    "images": [image | {"source": source} for image, source in zip(sheet["images"], sources)],
+                    "images": [image | picture for image, picture in zip(sheet["images"], pictures)],
                 }
             )
         return shown
@@ -124,21 +128,30 @@ class _Pictures:
         for row in results.get("neighbours", []):
             crops = [row, *row["neighbours"]]
             files = [self.found["neighbours"].get(str(crop["id"])) for crop in crops]
-            sources = self._sources([file for file in files if file]) if all(files) else None
-            shown = [crop | {"source": sources[n] if sources else None} for n, crop in enumerate(crops)]
+            pictures = self._read([file for file in files if file]) if all(files) else None
+            shown = [crop | (pictures[n] if pictures else {"source": None}) for n, crop in enumerate(crops)]
             rows.append({"anchor": shown[0], "others": shown[1:]})
         return rows
 
-    def _sources(self, files: Sequence[str]) -> list[str] | None:
-        """data: URIs of files that belong together, or None when they no longer fit or one is gone."""
-        paths = [self.folder / file for file in files]
-        if not all(path.is_file() for path in paths):
-            self.left_out += len(paths)
-            return None
-        sources = ["data:image/webp;base64," + base64.b64encode(path.read_bytes()).decode() for path in paths]
-        size = sum(map(len, sources))
-        if size > self.left:
-            self.left_out += len(paths)
+    def _read(self, files: Sequence[str]) -> list[dict[str, Any]] | None:
+        """Sources (data: URIs), widths and heights of files that belong together.
+
+        None when they no longer fit or one is gone.
+        """
+        try:
+            found = [_embedded(self.folder / file) for file in files]
+        except OSError:
+            found = []
+        size = sum(len(picture["source"]) for picture in found)
+        if len(found) < len(files) or size > self.left:
+            self.left_out += len(files)
             return None
         self.left -= size
-        return sources
+        return found
+
+
+def _embedded(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    with Image.open(io.BytesIO(data)) as image:
+        width, height = image.size
+    return {"source": "data:image/webp;base64," + base64.b64encode(data).decode(), "width": width, "height": height}

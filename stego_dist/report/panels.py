@@ -1,4 +1,7 @@
-"""Pictures of single images: image, label, clusters in the colours of their matched classes, linear probe."""
+"""Pictures of single images: image, label, clusters in the colours of their matched classes, linear probe.
+
+Each at its own aspect ratio, its longer side at most MAX_SIDE pixels, which bounds its bytes.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from stego_dist.data.card import generated_colour
+from stego_dist.data.colours import distinct_colours
 from stego_dist.data.manifest import ShardSet
-from stego_dist.engine.evaluate import Panel
+from stego_dist.engine.panel import Panel
+from stego_dist.engine.predict import CLUSTERS
+from stego_dist.engine.scoring import CRF
 from stego_dist.engine.validate import Validation
 from stego_dist.metrics.matching import Matching
 from stego_dist.report.tables import readable
@@ -64,12 +69,31 @@ def _tiles(
     if panel.label is not None:
         tiles.append(("label", paint(panel.label, colours(palette))))
     for name, prediction in panel.predictions.items():
-        matching = matchings.get(name)
-        count = int(prediction.max()) + 1
-        mapping = matching.cluster_to_class if matching else None
-        tints = colours(palette) if name == "linear" else cluster_colours(count, mapping, palette)
-        tiles.append((readable(name), paint(prediction, tints)))
+        tiles.append((readable(name), paint(prediction, prediction_colours(name, prediction, matchings, palette))))
     return tiles
+
+
+def prediction_colours(
+    name: str,
+    prediction: NDArray[np.int16],
+    matchings: Mapping[str, Matching],
+    palette: Sequence[tuple[int, int, int]],
+) -> Colours:
+    """Colours of what a measure of this name predicted (H, W), at least as many as it shows."""
+    if name.removesuffix(CRF) not in CLUSTERS:
+        return colours(palette)
+    matching = matchings.get(name)
+    return cluster_colours(int(prediction.max()) + 1, matching.cluster_to_class if matching else None, palette)
+
+
+def fitted(pixels: NDArray[np.uint8], longest: int, *, smooth: bool) -> Image.Image:
+    """Pixels (H, W, channels) as an image whose longer side is at most `longest`; nothing is enlarged."""
+    image = Image.fromarray(pixels)
+    scale = min(1.0, longest / max(image.size))
+    size = max(1, round(scale * image.width)), max(1, round(scale * image.height))
+    if size == image.size:
+        return image
+    return image.resize(size, Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST)
 
 
 def colours(palette: Sequence[tuple[int, int, int]]) -> Colours:
@@ -81,7 +105,7 @@ def cluster_colours(
     count: int, cluster_to_class: Sequence[int] | None, palette: Sequence[tuple[int, int, int]]
 ) -> Colours:
     """Colours of at least `count` clusters: of the matched class, or colours of their own where there is none."""
-    own = [generated_colour(len(palette) + i) for i in range(max(count, len(cluster_to_class or ())))]
+    own = distinct_colours(max(count, len(cluster_to_class or ())), palette)
     if cluster_to_class is None:
         return colours(own)
     return colours([palette[c] if c >= 0 else own[i] for i, c in enumerate(cluster_to_class)])
@@ -96,17 +120,18 @@ def paint(ids: NDArray[np.int16], tints: Colours) -> NDArray[np.uint8]:
 
 def _compose(tiles: list[tuple[str, NDArray[np.uint8]]], legend: list[tuple[str, tuple[int, int, int]]]) -> Image.Image:
     font = ImageFont.load_default(12)
-    side = min(MAX_SIDE, tiles[0][1].shape[0])
-    width = len(tiles) * (side + GAP) - GAP
+    pictures = [(title, fitted(pixels, MAX_SIDE, smooth=title == "image")) for title, pixels in tiles]
+    across, height = pictures[0][1].size
+    step = across + GAP
+    width = len(pictures) * step - GAP
     rows = _legend_rows(legend, width, font)
-    sheet = Image.new("RGB", (width, HEADER + side + HEADER * len(rows) + (GAP if rows else 0)), "white")
+    sheet = Image.new("RGB", (width, HEADER + height + HEADER * len(rows) + (GAP if rows else 0)), "white")
     draw = ImageDraw.Draw(sheet)
-    for i, (title, pixels) in enumerate(tiles):
-        resample = Image.Resampling.BILINEAR if title == "image" else Image.Resampling.NEAREST
-        draw.text((i * (side + GAP), 2), title, fill="black", font=font)
-        sheet.paste(Image.fromarray(pixels).resize((side, side), resample), (i * (side + GAP), HEADER))
+    for i, (title, picture) in enumerate(pictures):
+        draw.text((i * step, 2), title, fill="black", font=font)
+        sheet.paste(picture, (i * step, HEADER))
     for r, row in enumerate(rows):
-        y = HEADER + side + GAP + r * HEADER
+        y = HEADER + height + GAP + r * HEADER
         for x, name, colour in row:
             draw.rectangle((x, y + 2, x + 11, y + 13), fill=colour, outline="black")
             draw.text((x + 15, y + 1), name, fill="black", font=font)

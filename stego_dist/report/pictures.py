@@ -2,6 +2,7 @@
 
 Written to RUN/panels/layers beside `pictures.json`, which says what each file shows; report/page.py embeds them. An
 image is a WebP with loss, a map one without, transparent where the label is ignored, so that it can lie over its image.
+All keep their aspect ratio; the bound is on the longer side.
 """
 
 from __future__ import annotations
@@ -12,20 +13,28 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.evaluate import Evaluation, Panel
+from stego_dist.engine.evaluate import Evaluation
+from stego_dist.engine.panel import Panel
 from stego_dist.errors import UserError
 from stego_dist.metrics.matching import Matching
-from stego_dist.report.panels import Colours, cluster_colours, colours, paint, write_panels
+from stego_dist.report.panels import (
+    Colours,
+    cluster_colours,
+    colours,
+    fitted,
+    paint,
+    prediction_colours,
+    write_panels,
+)
 from stego_dist.report.tables import readable
 from stego_dist.rundir import RunDir, atomic_path, write_json
 
 SIDE, THUMBNAIL = 360, 112
-"""Pixels of a panel's layers, and of small pictures."""
+"""Most pixels of the longer side of a panel's layers, and of small pictures."""
 QUALITY = 80
 FADED, PALE = 0.75, 200
 """How much of its grey level a pixel outside of the cluster that a picture is about gives up, and for which."""
@@ -83,18 +92,16 @@ def _write_panel(
     matchings: Mapping[str, Matching],
     palette: Sequence[tuple[int, int, int]],
 ) -> dict[str, Any]:
-    side = min(SIDE, panel.image.shape[0])
     layers = []
     for key, title, pixels in panel_layers(panel, matchings, palette):
         name = f"{number:03d}_{key}.webp"
         if key == "image":
-            save_photo(folder / name, pixels, side)
+            save_photo(folder / name, pixels, SIDE)
         else:
-            scaled = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
-            scaled.save(folder / name, format="WEBP", lossless=True)
+            fitted(pixels, SIDE, smooth=False).save(folder / name, format="WEBP", lossless=True)
         layers.append({"key": key, "title": title, "file": name})
     described = {"name": panel.name, "rank": panel.rank, "accuracy": panel.accuracy, "miou": panel.miou}
-    return {**described, "side": side, "layers": layers}
+    return {**described, "layers": layers}
 
 
 def panel_layers(
@@ -105,10 +112,8 @@ def panel_layers(
     if panel.label is not None:
         yield "label", "label", _transparent(panel.label, colours(palette))
     for name, prediction in panel.predictions.items():
-        matching = matchings.get(name)
-        mapping = matching.cluster_to_class if matching else None
-        own = cluster_colours(int(prediction.max()) + 1, mapping, palette)
-        yield name, readable(name), _transparent(prediction, colours(palette) if name == "linear" else own)
+        tints = prediction_colours(name, prediction, matchings, palette)
+        yield name, readable(name), _transparent(prediction, tints)
 
 
 def _transparent(ids: NDArray[np.int16], tints: Colours) -> Pixels:
@@ -154,5 +159,5 @@ def _write_neighbours(
 
 
 def save_photo(path: Path, pixels: Pixels, side: int) -> None:
-    image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)
-    image.save(path, format="WEBP", quality=QUALITY)
+    """Write pixels (H, W, 3) as WebP, the longer side at most `side`."""
+    fitted(pixels, side, smooth=True).save(path, format="WEBP", quality=QUALITY)

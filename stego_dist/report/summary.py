@@ -36,8 +36,7 @@ def cards(results: Mapping[str, Any]) -> list[Card]:
     headline = results["headline_clusters"]
     if results["labelled"]:
         found = []
-        crf = headline + "+crf"
-        for name in (headline, crf, "linear"):
+        for name in (headline, headline + "+crf", "linear", "linear+crf"):
             if name in results["measures"]:
                 entry = results["measures"][name]
                 value = f"{percent(entry['accuracy'])} / {percent(entry['miou'])}"
@@ -67,15 +66,44 @@ def facts(results: Mapping[str, Any], provenance: Mapping[str, Any]) -> list[tup
         ("Its weights", f"{results['weights']}{f' (sha256 {digest[:16]}…)' if digest else ''}"),
         ("Evaluated on", f"{results['images']:,} images of {results['dataset']}/{results['split']}, {', '.join(how)}"),
         ("Trained", f"{results['step']:,} steps with seed {results['seed']}"),
+        ("Shifts of the loss", _coefficients(results, "shift")),
+        ("Weights of the loss", _coefficients(results, "weight")),
         ("Weights chosen", selection(dict(results)) or "those of the last step"),
         ("Chosen by labels", "yes" if chosen.get("uses_labels") else "no"),
         ("Headline clusters", readable(results["headline_clusters"])),
+        ("k-means clusters", clustering(results)),
+        ("Label-free score", label_free(results)),
         ("Shards", str(inputs.get("shards", "unknown"))[:16]),
         ("Code", f"stego_dist {provenance.get('stego_dist', '?')}, revision {provenance.get('code_revision', '?')}"),
         ("Made with", ", ".join(f"{k} {provenance[k]}" for k in ("torch", "timm", "python") if k in provenance)),
         ("Device", str(provenance.get("device", "unknown"))),
     ]
     return [(term, text) for term, text in known if text]
+
+
+def clustering(results: Mapping[str, Any]) -> str:
+    """Which space the run's k-means clusters were found in, in words; "" where that is not known."""
+    found = results.get("clustering")
+    if not found:
+        return ""
+    weight = found["feature_weight"]
+    text = f"of codes beside features that count {weight:.3g}" if weight else "of codes alone"
+    margins = found["margins"]
+    apart = f" (apart by {margins['codes']:.3f} in codes, {margins['features']:.3f} in features)" if margins else ""
+    return text + apart
+
+
+def label_free(results: Mapping[str, Any]) -> str:
+    """The label-free score with its error; "" where there is none."""
+    found = results.get("label_free")
+    return f"{found['label_free']:.4f} ± {found['label_free_error']:.4f}" if found else ""
+
+
+def _coefficients(results: Mapping[str, Any], what: str) -> str:
+    """Those of the three kinds of pairs, with where each comes from: "self 0.505 (auto), …"."""
+    entries = results.get("coefficients", {}).items()
+    numbers = {kind: "unknown" if entry[what] is None else f"{entry[what]:.4g}" for kind, entry in entries}
+    return ", ".join(f"{kind} {numbers[kind]} ({entry[f'{what}_from']})" for kind, entry in entries)
 
 
 def confusion_tables(results: Mapping[str, Any]) -> list[ConfusionTable]:

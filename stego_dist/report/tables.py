@@ -19,6 +19,15 @@ NAMES = {
     "linear_converged": "linear probe to convergence (labels)",
 }
 
+USE = {
+    "largest": "largest",
+    "median": "median",
+    "smallest": "smallest",
+    "entropy": "entropy of the most",
+    "agreement": "same in the mirror image",
+}
+"""What is said of the use of clusters beside their number, by its key in results.json."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -58,10 +67,8 @@ def main_rows(results: dict[str, Any]) -> list[Row]:
             what = f"STEGO, {readable(name)}, {resolution} pixels"
             rows.append(Row(what, backbone, entry["accuracy"], entry["miou"]))
     for title, baseline in results.get("baselines", {}).items():
-        words = baseline.get("words", {"kmeans": "k-means"})
         for name, entry in baseline.get("measures", {}).items():
-            base = name.removesuffix("+crf")
-            what = f"{title}, {words.get(base, readable(base))}" + ", CRF" * (base != name)
+            what = _of_baseline(title, baseline, name)
             rows.append(Row(what, baseline.get("backbone", backbone), entry["accuracy"], entry["miou"]))
     for row in PUBLISHED.get(results["dataset"], ()):
         for kind, accuracy, miou in (
@@ -72,6 +79,38 @@ def main_rows(results: dict[str, Any]) -> list[Row]:
                 share = miou / 100 if miou is not None else None
                 rows.append(Row(f"{row.method}{kind}", row.backbone, accuracy / 100, share, source=row.source))
     return rows
+
+
+@dataclass(frozen=True)
+class UseRow:
+    """How clusters divide the pixels of a split without labels; shares in 0…1 or None (engine/scoring.py)."""
+
+    what: str
+    backbone: str
+    use: dict[str, Any]
+    headline: bool = False
+
+
+def use_rows(results: dict[str, Any]) -> list[UseRow]:
+    """Ours, also at more resolutions, then baselines; none with labels."""
+    backbone, headline = results["backbone"], results["headline_clusters"]
+    rows = [
+        UseRow(f"STEGO, {readable(name)}", backbone, use, name == headline)
+        for name, use in results.get("cluster_use", {}).items()
+    ]
+    for resolution, found in results.get("more_resolutions", {}).items():
+        for name, use in found.get("cluster_use", {}).items():
+            rows.append(UseRow(f"STEGO, {readable(name)}, {resolution} pixels", backbone, use))
+    for title, baseline in results.get("baselines", {}).items():
+        for name, use in baseline.get("cluster_use", {}).items():
+            rows.append(UseRow(_of_baseline(title, baseline, name), baseline.get("backbone", backbone), use))
+    return rows
+
+
+def _of_baseline(title: str, baseline: dict[str, Any], name: str) -> str:
+    """The name of a baseline's measure for people."""
+    words, base = baseline.get("words", {"kmeans": "k-means"}), name.removesuffix("+crf")
+    return f"{title}, {words.get(base, readable(base))}" + ", CRF" * (base != name)
 
 
 def percent(value: float | None) -> str:
@@ -125,6 +164,7 @@ def print_results(results: dict[str, Any], run: RunDir) -> None:
         if any("published_counting" in entry for entry in results["measures"].values()):
             console.out.print("More clusters than classes: unmatched ones count as wrong unless said otherwise.")
     else:
+        console.out.print(_use_table(results))
         console.out.print(_share_table(results))
         console.out.print("No labels in this split: no accuracy and no mIoU.")
     for name, reason in results.get("unavailable_baselines", {}).items():
@@ -132,15 +172,18 @@ def print_results(results: dict[str, Any], run: RunDir) -> None:
     console.out.print(f"results {run.results} · pictures {run.panels} · report {run.root / 'report.html'}")
 
 
-def _main_table(results: dict[str, Any]) -> Table:
+def _title(results: dict[str, Any]) -> str:
     crf = {"none": "no CRF"}.get(results["crf"], "")
     chosen = selection(results)
     whole = "whole images" if results.get("crop") == "none" else ""
     title = f"{results['run']}: {results['images']} images of {results['dataset']}/{results['split']}, "
-    title += ", ".join(
+    return title + ", ".join(
         filter(None, [f"{results['resolution']} pixels", whole, "flip-averaged" * results["flip"], crf, chosen])
     )
-    table = Table(title=title)
+
+
+def _main_table(results: dict[str, Any]) -> Table:
+    table = Table(title=_title(results))
     for column in ("method", "backbone"):
         table.add_column(column)
     for column in ("accuracy %", "mIoU %"):
@@ -159,6 +202,19 @@ def _class_table(results: dict[str, Any]) -> Table:
         table.add_column(readable(name), justify="right")
     for label in results["classes"]:
         table.add_row(label, *(percent(entry["iou"][label]) for entry in results["measures"].values()))
+    return table
+
+
+def _use_table(results: dict[str, Any]) -> Table:
+    table = Table(title=_title(results))
+    for column in ("clusters", "backbone"):
+        table.add_column(column)
+    for column in ("used", *(f"{title} %" for title in USE.values())):
+        table.add_column(column, justify="right")
+    for row in use_rows(results):
+        shares = (percent(row.use[key]) for key in USE)
+        used = f"{row.use['used']} of {row.use['clusters']}"
+        table.add_row(row.what, row.backbone, used, *shares, style="bold" if row.headline else None)
     return table
 
 

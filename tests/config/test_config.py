@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from stego_dist.cli import main
-from stego_dist.config import Config, dump_config, load_config
+from stego_dist.config import PRESETS, Config, dump_config, load_config
 from stego_dist.errors import ConfigError
 
 REPO = Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ def test_overrides_win_and_are_yaml(write):
     assert config.seed == 3 and config.train.steps == 12 and config.train.lr_head == 1e-3
     assert config.eval.flip is False and config.features.workers is None and config.backbone.stride == 16
     assert config.backbone.options == {"img_size": 32}
-    assert (config.loss.knn_pair.weight, config.loss.knn_pair.shift) == (1.0, 0.02)  # the other half stays
+    assert (config.loss.knn_pair.weight, config.loss.knn_pair.shift) == (1.0, "auto")  # the other half stays
     assert config.data.shards == "a=b"
 
 
@@ -88,7 +88,7 @@ def test_all_errors_come_at_once_as_sentences(write):
         sead: 1
         head: {code_dim: wide, dropout: 1.0}
         backbone: {feature: values}
-        loss: {group_size: 12, self_pair: {shift: low}}
+        loss: {group_size: 12, self_pair: {shift: low}, knn_pair: {weight: -1}, preset: ade20k}
         knn: {k: 5}
         train: {batch_size: 16, features: bank, optimiser: {name: adam}}
         """
@@ -103,11 +103,14 @@ def test_all_errors_come_at_once_as_sentences(write):
         "head.code_dim: found 'wide', expected a valid integer, unable to parse string as an integer.",
         "head.dropout: found 1.0, expected less than 1.",
         "backbone.feature: found 'values', expected 'feat' or 'keys'.",
-        "loss.self_pair.shift: found 'low', expected a valid number, unable to parse string as a number.",
+        "loss.self_pair.shift: found 'low', expected a number, 'auto' or 'adaptive'.",
+        "loss.knn_pair.weight: found -1, expected a number of at least 0, or 'auto'.",
         "train.batch_size: 16 is not a multiple of loss.group_size (12); take 12 or another multiple.",
         "knn.positives: ranks 1 to 7 are wanted, but knn.k=5 stores ranks 0 to 4; raise knn.k to at least 8.",
     }
     assert expected <= set(found)
+    (preset,) = [line for line in found if line.startswith("loss.preset: found 'ade20k', expected ")]
+    assert all(f"'{name}'" in preset for name in PRESETS)
     (unknown,) = [line for line in found if line.startswith("train.optimiser:")]
     assert "known here: steps, batch_size" in unknown or "did you mean" in unknown
 

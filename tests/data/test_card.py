@@ -7,7 +7,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from stego_dist.data.card import Card, generated_colour, list_cards, load_card, source_classes
+from stego_dist.data.card import Card, list_cards, load_card, source_classes
+from stego_dist.data.colours import distinct_colours
 from stego_dist.errors import UserError
 
 FIELDS = {"name": "mine", "title": "Mine", "images": "{split}/img"}
@@ -94,8 +95,9 @@ def test_contradictions_are_refused(tmp_path, change, complaint):
 def test_a_card_is_frozen_and_names_get_different_colours():
     card = Card(**FIELDS, classes=["a", {"name": "b", "colour": [1, 2, 3]}])
     assert card.classes is not None and card.classes[1].colour == (1, 2, 3)
-    assert card.classes[0].colour == generated_colour(0)
-    assert len({generated_colour(i) for i in range(100)}) == 100
+    assert card.classes[0].colour == distinct_colours(1, [(1, 2, 3)])[0]
+    card = Card(**FIELDS, classes=["a", {"name": "b", "colour": list(card.classes[0].colour)}, "c"])
+    assert len({info.colour for info in card.classes or ()}) == 3  # a colour that is given is not given again
     with pytest.raises(ValidationError):
         card.name = "other"
 

@@ -21,11 +21,13 @@ def test_from_a_folder_of_images_to_a_report(tmp_path):
     stego(1, "knn", "build", config, "features.workers=2")
     again = stego(1, "knn", "build", config, "features.workers=2")
     assert "14 are there already" in again.stderr
-    stego(2, "train", config, "train.steps=4")
+    stego(2, "train", config, "train.steps=4", "loss.preset=null", "loss.calibration_images=8")
+    calibrated = json.loads((tmp_path / "run" / "calibration.json").read_text())["kinds"]
     evaluated = stego(1, "eval", str(tmp_path / "run"), "--baseline", "--json")
     results = json.loads(evaluated.stdout)
     assert results == json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["images"] == 5 and results["classes"] == ["class_0", "class_1"]
+    assert results["coefficients"]["knn"]["shift"] == calibrated["knn"]["shift"]
     assert 0 < results["measures"]["kmeans"]["miou"] <= 1
     printed = stego(1, "report", str(tmp_path / "run")).stdout
     assert "raw features, k-means" in printed and "class_1" in printed

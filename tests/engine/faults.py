@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +61,17 @@ def hang_on_rank_1(step: str) -> None:
     """Rank 1 does nothing for a while after this step."""
     if os.environ["RANK"] == "1":
         _after_step(step, lambda: time.sleep(12))
+
+
+def freeze_rank_1(step: str) -> None:
+    """Rank 1 stops as a machine does that is cut off, all its threads, after this step; later it goes on."""
+
+    def freeze() -> None:
+        subprocess.Popen(["sh", "-c", f"sleep 8; kill -CONT {os.getpid()}"])
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    if os.environ["RANK"] == "1":
+        _after_step(step, freeze)
 
 
 def terminate_in_validation(step: str) -> None:
@@ -136,7 +148,7 @@ def not_finite(step: str) -> None:
 FAULTS: dict[str, Callable[[str], None]] = {
     f.__name__: f
     for f in (
-        die_in_checkpoint, die_on_rank_1, hang_on_rank_1, terminate_in_validation, terminate_in_kmeans, small_files,
-        fill_disk, half_without_labels, not_finite,
+        die_in_checkpoint, die_on_rank_1, hang_on_rank_1, freeze_rank_1, terminate_in_validation,
+        terminate_in_kmeans, small_files, fill_disk, half_without_labels, not_finite,
     )
 }  # fmt: skip

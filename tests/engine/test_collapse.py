@@ -15,7 +15,7 @@ from stego_dist.report.page import write_page
 from stego_dist.rundir import RunDir, read_metrics
 from tests.tiny import config_at
 
-LOSS = LossConfig(random_pair=PairConfig(weight=0.6, shift=0.31))
+LOSS = LossConfig(preset="cocostuff27_vits8", random_pair=PairConfig(weight=0.6, shift=0.31))
 
 
 def line(correlation: float, own: float = 0.4, knn: float = 0.3, random: float = 0.1) -> dict[str, float]:
@@ -46,6 +46,24 @@ def test_one_cluster_is_named():
     message = one_cluster(0.97, "learned", line(0.2, 0.99, 0.98, 0.1), LOSS)
     assert message.startswith("one of the learned clusters takes 97.0% of all positions; likely cause: 99% of self")
     assert "loss.random_pair.weight (now 0.6)" in one_cluster(0.99, "learned", line(0.2), LOSS)
+
+
+def test_shifts_that_were_set_by_hand_can_be_calibrated_instead():
+    lines = [line(0.97, 0.99, 0.4, 0.97)] * 5
+    advice = "or have them chosen from the data: loss.self_pair.shift=auto loss.random_pair.shift=auto (`stego-dist cal"
+    assert advice in codes_agree(lines, LOSS)
+    asked = LossConfig(self_pair=PairConfig(shift=0.08))  # the others were calibrated already
+    message = codes_agree(lines, LOSS, asked)
+    assert "loss.self_pair.shift=auto" in message and "loss.random_pair.shift=auto" not in message
+    message = codes_agree(lines, LOSS, LossConfig())
+    assert "raise these shifts" in message and "auto" not in message
+    assert "loss.*_pair.shift), or have them chosen" in one_cluster(0.99, "learned", line(0.2), LOSS)
+
+
+def test_an_adaptive_shift_is_blamed_as_it_stood():
+    loss = LossConfig(random_pair=PairConfig(shift="adaptive"))
+    message = codes_agree([{**line(0.97, random=0.97), "shift/random": 0.123}] * 5, loss)
+    assert "97% of random pairs are above loss.random_pair.shift=0.123" in message
 
 
 SETTINGS = ["train.steps=150", "train.lr_head=0.01", "train.log_every=10", "train.validate_every=50"]
@@ -89,5 +107,5 @@ def test_a_collapse_is_remembered_after_a_resume(prepared, tmp_path, capsys):
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_a_pair_that_weighs_nothing_is_not_blamed(weight):
-    loss = LossConfig(knn_pair=PairConfig(weight=weight, shift=0.02))
+    loss = LossConfig(preset="cocostuff27_vits8", knn_pair=PairConfig(weight=weight, shift=0.02))
     assert ("loss.knn_pair.shift" in codes_agree([line(0.9, knn=0.9, own=0.9)], loss)) is (weight > 0)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
+from scipy.stats import entropy
 
 from stego_dist.crf.dense import dense_crf
 from stego_dist.data.card import load_card
@@ -20,7 +21,9 @@ from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.baselines import RAW, Baseline, run_baselines
 from stego_dist.engine.evaluate import evaluate
 from stego_dist.engine.inputs import make_backbone, make_segmenter
+from stego_dist.engine.mirror import agreement
 from stego_dist.engine.readouts import fit_readouts
+from stego_dist.engine.scoring import cluster_use
 from stego_dist.engine.setup import make_accelerator
 from stego_dist.errors import UserError
 from tests.tiny import build_shards, config_at, write_images
@@ -96,6 +99,19 @@ def test_batches_and_workers_do_not_matter(prepared, model, overrides):
     assert [p.name for p in base.panels] == [p.name for p in other.panels] == ["picture_00", "picture_04"]
 
 
+def test_panels_hold_what_was_counted_with_the_crf_too(prepared, model):
+    """With all images pictured, their predictions are the results."""
+    for overrides in (["eval.batch_size=2"], ["eval.crop=none", "eval.crf_backend=torch"]):
+        found = run(prepared, model, "eval.crf=both", "eval.panels=5", "eval.crf_workers=1", *overrides)
+        assert len(found.panels) == 5
+        for name, measure in found.results["measures"].items():
+            counts = sum(count(panel.predictions[name], panel.label % 256) for panel in found.panels)
+            rows = list(found.matchings[name].cluster_to_class) if name in found.matchings else [0, 1]
+            assert counts[np.argsort(rows)].tolist() == measure["confusion"], name
+        names = [*found.panels[0].predictions]
+        assert names == ["kmeans", "kmeans+crf", "learned", "linear", "linear+crf"]
+
+
 def test_flip_averaging_can_be_left_out(prepared, model):
     a, b = run(prepared, model), run(prepared, model, "eval.flip=false")
     assert a.results["measures"]["linear"]["confusion"] != b.results["measures"]["linear"]["confusion"]
@@ -111,15 +127,85 @@ def test_more_clusters_than_classes(prepared):
     assert len(entry["confusion"]) == 3  # the unmatched clusters' pixels count as wrong
 
 
-def test_without_labels_there_are_shares_and_no_scores(tmp_path):
-    build_shards(tmp_path, labels=False)
-    config = config_at(tmp_path, "clusters.count=3", "eval.crf=both")
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory):
+    """Shards without labels, and a model that clusters them."""
+    root = tmp_path_factory.mktemp("unlabelled")
+    build_shards(root, labels=False)
+    config = config_at(root, "clusters.count=3")
     backbone = make_backbone(config)
     segmenter = make_segmenter(config, backbone.dim, ShardSet.open(config.data.shards)).eval()
-    evaluation = evaluate(config, make_accelerator(), segmenter, backbone)
-    assert "measures" not in evaluation.results and not evaluation.results["labelled"]
-    assert sum(evaluation.results["cluster_shares"]["learned"]) == pytest.approx(1)
-    assert len(evaluation.panels) == 2 and evaluation.panels[0].label is None
+    torch.manual_seed(2)
+    segmenter.kmeans.normal_()
+    return root, (backbone, segmenter)
+
+
+def test_without_labels_there_are_shares_and_no_scores(unlabelled):
+    root, model = unlabelled
+    evaluation = run(root, model, "clusters.count=3", "eval.crf=both", "eval.panels=5", "eval.crf_workers=1")
+    results = evaluation.results
+    assert "measures" not in results and not results["labelled"]
+    assert [*results["cluster_shares"]] == ["kmeans", "kmeans+crf", "learned"]
+    assert len(evaluation.panels) == 5 and evaluation.panels[0].label is None
+    for name, shares in results["cluster_shares"].items():
+        ids = np.stack([panel.predictions[name] for panel in evaluation.panels])
+        assert shares == pytest.approx([(ids == cluster).mean() for cluster in range(3)])
+    json.dumps(results, allow_nan=False)
+
+
+def test_use_of_clusters_by_its_definitions(unlabelled):
+    """Shares, their entropy and the agreement with mirror images, one image at a time."""
+    root, (backbone, segmenter) = unlabelled
+    results = run(root, (backbone, segmenter), "clusters.count=3", "eval.more_resolutions=[48]").results
+    samples = ShardSamples(ShardSet.open(root / "shards"), "val")
+    assert [*results["cluster_use"]] == ["kmeans", "learned"]
+    for name, use in results["cluster_use"].items():
+        agreed = positions = 0
+        for i in range(len(samples)):
+            x = samples.image_view(i, 40, "bilinear")[None]
+            with torch.no_grad():
+                codes = segmenter.head(backbone(x)), segmenter.head(backbone(x.flip(-1))).flip(-1)
+            maps = [segmenter.cosines(code, name).argmax(1) for code in codes]
+            agreed, positions = agreed + int((maps[0] == maps[1]).sum()), positions + maps[0].numel()
+        shares = np.array(results["cluster_shares"][name])
+        assert use["agreement"] == pytest.approx(agreed / positions) and 0 < use["agreement"] < 1
+        assert use["entropy"] == pytest.approx(entropy(shares) / np.log(3))
+        assert (use["largest"], use["median"], use["smallest"]) == tuple(np.sort(shares)[::-1])
+        assert use["used"] == (shares > 0).sum() and use["clusters"] == 3
+    more = results["more_resolutions"]["48"]["cluster_use"]["kmeans"]
+    assert more["agreement"] is None and more["entropy"] != results["cluster_use"]["kmeans"]["entropy"]
+
+
+def test_use_of_clusters_is_never_nan():
+    counts = {"kmeans": np.array([[7]]), "learned": np.array([[0], [0]]), "learned+crf": np.array([[4], [4]])}
+    found = cluster_use(counts | {"linear": np.array([[3]])}, {"kmeans": agreement(np.zeros((1, 1), np.int64))})
+    assert [use["entropy"] for use in found.values()] == [None, None, 1.0]
+    assert [use["agreement"] for use in found.values()] == [None, None, None]
+    assert [use["used"] for use in found.values()] == [1, 0, 2]
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_baseline_without_labels_says_how_its_clusters_are_used(unlabelled):
+    root, (backbone, _) = unlabelled
+    config = config_at(root, "clusters.count=3", "eval.more_resolutions=[48]", "train.steps=4", "eval.crf=cluster")
+    found, _ = run_baselines(config, make_accelerator(), backbone, [Baseline(RAW)])
+    (results,) = found.values()
+    assert [*results["cluster_use"]] == ["kmeans", "kmeans+crf", "learned"] and "more_resolutions" not in results
+    assert 0 < results["cluster_use"]["kmeans"]["agreement"] <= 1
+    assert results["cluster_use"]["kmeans"]["used"] == 3  # found by k-means, so none is empty
+    json.dumps(found, allow_nan=False)
+
+
+def test_what_nobody_reads_of_a_baseline_is_left_out(prepared, model):
+    backbone, segmenter = model
+    config = config_at(prepared, "eval.more_resolutions=[48]")
+    brief = evaluate(config, make_accelerator(), segmenter, backbone, brief=True)
+    whole = evaluate(config, make_accelerator(), segmenter, backbone)
+    assert brief.results["measures"] == whole.results["measures"]
+    assert "more_resolutions" in whole.results and len(whole.image_counts) == 5 and len(whole.panels) == 2
+    assert "more_resolutions" not in brief.results and not brief.image_counts and not brief.panels
+    found, _ = run_baselines(config, make_accelerator(), backbone, [Baseline(RAW)], probes=False)
+    assert "more_resolutions" not in found["raw features"]
 
 
 def test_the_baseline_clusters_raw_features(prepared, model):

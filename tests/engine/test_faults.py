@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -98,6 +99,8 @@ def test_one_process_is_killed(prepared, tmp_path, straight):
     for text in (run.status["error"], run.said()):
         assert "process 0 of 2 lost contact with another one" in text and "--resume" in text
         assert "The newest checkpoint is" in text and "step-00000004" in text
+        assert f"process 1 on {socket.gethostname()} has not answered for" in text
+    assert run.status["lost_contact"] is True
     assert "Traceback" not in run.said()
     assert set(run()) == {0}
     assert_same_end(run, straight(2, "bank"))
@@ -107,6 +110,17 @@ def test_a_process_that_does_not_answer_is_given_up(prepared, tmp_path):
     run = Run(prepared, tmp_path / "run", 2, "bank", "train.timeout_minutes=0.1")
     assert run("hang_on_rank_1:3") == [1, 1]
     assert "lost contact" in run.status["error"] and "train.timeout_minutes" in run.status["error"]
+    assert f"process 1 on {socket.gethostname()} lives, but is still in step 3" in run.status["error"]
+
+
+def test_a_process_that_stands_still_is_given_up_before_the_collective(prepared, tmp_path):
+    """As over NCCL, where a collective that waits ends the process without a word: the heartbeat is earlier."""
+    run = Run(prepared, tmp_path / "run", 2, "bank", "train.timeout_minutes=0.1")
+    start = time.monotonic()
+    assert run("freeze_rank_1:3")[0] == 1 and time.monotonic() - start < 60
+    assert f"process 1 on {socket.gethostname()} has not answered for" in run.status["error"]
+    assert (run.status["state"], run.status["lost_contact"], run.status["step"]) == ("failed", True, 3)
+    assert "Timed out" not in run.said() and "Traceback" not in run.said()
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -98,6 +98,17 @@ def test_published_keys_of_attention_are_taken_over(workspace, published):
     assert load_config(run.config).backbone.feature == "keys"
 
 
+def test_coefficients_are_the_checkpoints_or_unknown(workspace, published):
+    run = imported(workspace, published, "loss.preset=iaroa")
+    loss = load_config(run.config).loss
+    assert loss.preset is None and (loss.self_pair.weight, loss.self_pair.shift) == (0.5, 0.18)
+    shutil.rmtree(run.root)
+    run = imported(workspace, published, "loss.preset=null", hyper_parameters={"n_classes": 2, "cfg": {}})
+    assert load_config(run.config).loss.self_pair.shift == "auto" and main(["eval", str(run.root)]) == 0
+    results = json.loads(run.results.read_text())
+    assert results["coefficients"]["self"]["shift"] is None
+
+
 def test_two_processes_import_the_same(workspace, published, tmp_path):
     one = imported(workspace, published)
     two = workspace / "two"

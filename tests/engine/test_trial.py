@@ -14,6 +14,7 @@ from stego_dist.engine.results import evaluate_run
 from stego_dist.engine.train import train
 from stego_dist.engine.trial import run_trial
 from stego_dist.errors import StaleInputError
+from stego_dist.models.segmenter import Segmenter
 from stego_dist.rundir import RunDir
 from tests.tiny import build_shards, config_at, embed_and_search
 
@@ -50,8 +51,12 @@ def test_numbers_are_those_of_train_and_eval(prepared, undisturbed, tmp_path):
             assert numbers[f"{name}/{key}"] == measures[name][key]
     assert numbers["miou"] == numbers["kmeans/miou"] and numbers["accuracy"] == numbers["kmeans/accuracy"]
     assert [step for step, _ in told] == [2, 4, 6]
-    last = {name: value for name, value in told[-1][1].items() if name != "val/seconds"}
-    assert {name: value for name, value in numbers.items() if name.startswith("val/")} == pytest.approx(last)
+    last = {name: value for name, value in told[-1][1].items() if name.startswith(("val/miou", "val/accuracy"))}
+    assert {name: numbers[name] for name in last} == pytest.approx(last)
+    _, meta = Segmenter.load(tmp_path / "run" / "model.safetensors")  # the score is that of the headline clusters
+    score = {name.removeprefix("val/"): value for name, value in numbers.items() if name.startswith("val/")}
+    assert {name: score[name] for name in meta["label_free"]} == pytest.approx(meta["label_free"])
+    assert meta["label_free"]["label_free"] != pytest.approx(told[-1][1]["val/label_free"])
     assert numbers["seconds/train"] > 0 and numbers["seconds/overhead"] > 0
 
 

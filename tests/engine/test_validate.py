@@ -8,20 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
 
-from stego_dist.data.manifest import ShardSet
-from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.evaluate import evaluate
-from stego_dist.engine.inputs import make_backbone, make_segmenter
+from stego_dist.engine.inputs import make_segmenter
+from stego_dist.engine.opened import Opened
 from stego_dist.engine.results import evaluate_run
 from stego_dist.engine.selection import Selected, better, describe
 from stego_dist.engine.setup import make_accelerator
 from stego_dist.engine.train import train
 from stego_dist.engine.validate import make_validator
 from stego_dist.errors import ConfigError
-from stego_dist.metrics.label_free import code_moments, label_free_score, self_random_gap
+from stego_dist.metrics.label_free import code_sum, label_free_score, middle, spread
+from stego_dist.models.segmenter import Segmenter
 from stego_dist.report.page import write_page
 from stego_dist.report.panels import write_samples
 from stego_dist.report.tables import selection
@@ -30,18 +31,17 @@ from tests.tiny import build_shards, config_at, embed_and_search
 
 
 def parts(config):
-    shard_set = ShardSet.open(config.data.shards)
-    backbone = make_backbone(config)
-    return backbone, make_segmenter(config, backbone.dim, shard_set).eval(), shard_set
+    opened = Opened(config, torch.device("cpu"))
+    return make_segmenter(config, opened.backbone.dim, opened.shard_set).eval(), opened
 
 
 def test_all_images_give_the_numbers_of_evaluation(prepared):
     config = config_at(prepared, "train.validate_every=1", "train.panels=2")
-    backbone, segmenter, shard_set = parts(config)
+    segmenter, opened = parts(config)
     accelerator = make_accelerator()
-    validator = make_validator(config, accelerator, backbone, segmenter, shard_set)
+    validator = make_validator(config, accelerator, segmenter, opened)
     first, second = validator(), validator()  # the second from kept features
-    expected = evaluate(config, accelerator, segmenter, backbone, clusters=("learned",)).results["measures"]
+    expected = evaluate(config, accelerator, segmenter, opened.backbone, clusters=("learned",)).results["measures"]
     for found in (first, second):
         for name in ("learned", "linear"):
             for measure in ("accuracy", "miou"):
@@ -53,24 +53,27 @@ def test_all_images_give_the_numbers_of_evaluation(prepared):
     assert len(first.panels) == 2 and set(first.panels[0].predictions) == {"learned", "linear"}
 
 
-def test_the_label_free_score_is_that_of_its_definition(prepared):
-    config = config_at(prepared, "train.validate_every=1")
-    backbone, segmenter, shard_set = parts(config)
-    numbers = make_validator(config, make_accelerator(), backbone, segmenter, shard_set)().numbers
-    samples = ShardSamples(shard_set, "val")
-    joint, moments = np.zeros((2, 2), np.int64), torch.zeros(8, dtype=torch.float64)
+@pytest.mark.parametrize("which", ["learned", "kmeans"])
+def test_the_label_free_score_is_that_of_its_definition(prepared, which):
+    config = config_at(prepared, "train.validate_every=1", "eval.score_images=5", "eval.features=online")
+    segmenter, opened = parts(config)
+    torch.manual_seed(1)
+    segmenter.set_kmeans(torch.randn(2, 6 + 24), 2.0)
+    numbers = make_validator(config, make_accelerator(), segmenter, opened).score(segmenter, which)
+    samples, joint, sums = opened.training, np.zeros((2, 2), np.int64), 0
+    width = 6 if which == "learned" else 30
     with torch.no_grad():
-        for i in range(len(samples)):
-            image = samples.view(i, 40, "bilinear")[0][None]
-            straight = segmenter.head(backbone(image))
-            mirrored = segmenter.head(backbone(image.flip(-1))).flip(-1)
-            winners = [segmenter.cosines(code, "learned").argmax(1).flatten() for code in (straight, mirrored)]
+        for i in np.linspace(0, len(samples) - 1, 5).round().astype(int):
+            image = samples.view(i, 32, "bilinear")[0][None]
+            enlarged = F.interpolate(image[..., 4:28, 4:28].float(), (32, 32), mode="bilinear")
+            straight, zoomed = (segmenter.encode(opened.backbone(x))[:, :width] for x in (image, enlarged))
+            winners = [segmenter.cosines(code, which).argmax(1).flatten() for code in (middle(straight, 0.75), zoomed)]
             np.add.at(joint, tuple(w.numpy() for w in winners), 1)
-            moments += code_moments(straight)
-    gap = self_random_gap(moments)
-    assert numbers["val/self_random_gap"] == pytest.approx(gap, rel=1e-3)
-    assert numbers["val/label_free"] == pytest.approx(label_free_score(joint, gap), rel=0.05)
-    assert numbers["val/largest_cluster"] == pytest.approx(joint.sum(1).max() / joint.sum(), abs=0.01)
+            sums = sums + code_sum(straight)
+    assert numbers["val/label_free"] == pytest.approx(label_free_score(joint), abs=0.01)
+    assert numbers["val/spread"] == pytest.approx(spread(sums), rel=1e-3)
+    assert numbers["val/largest_cluster"] == pytest.approx(joint.sum(1).max() / joint.sum(), abs=0.02)
+    assert 0 <= numbers["val/label_free_error"] < 1
 
 
 @pytest.fixture(scope="module")
@@ -126,10 +129,15 @@ def test_without_labels_there_is_the_label_free_score(tmp_path):
         )
 
 
-def test_a_shard_set_without_the_split_is_not_validated(prepared, tmp_path, capsys):
-    settings = ["train.validate_every=null", "data.eval_split=test", "train.steps=2"]
-    assert train(config_at(prepared, f"run_dir={tmp_path / 'run'}", *settings)) == 0
-    assert "no validation" in capsys.readouterr().err
+def test_a_shard_set_without_the_split_has_the_label_free_score_alone(prepared, tmp_path, capsys):
+    settings = ["train.validate_every=null", "data.eval_split=test", "train.steps=2", "train.select=label_free"]
+    config = config_at(prepared, f"run_dir={tmp_path / 'run'}", *settings)
+    assert train(config) == 0
+    assert "label-free score alone" in capsys.readouterr().err
+    lines = [line for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "val/label_free" in line]
+    assert len(lines) == 2 and not any("miou" in key for line in lines for key in line)
+    _, meta = Segmenter.load(tmp_path / "run" / "model.safetensors")
+    assert meta["selected"]["by"] == "label_free" and 0 <= meta["label_free"]["label_free"] <= 1
 
 
 # --- selection
@@ -161,6 +169,7 @@ def test_the_selected_weights_become_the_model_and_the_record_says_so(prepared, 
             found.numbers.update(dict.fromkeys(("val/label_free", "val/miou_learned"), next(scores)))
             return found
 
+        validate.score = validator.score
         return validate
 
     monkeypatch.setattr(module, "make_validator", scored)

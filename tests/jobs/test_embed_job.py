@@ -227,7 +227,8 @@ def test_a_corrupt_sample_is_named_with_its_shard(work):
 def test_a_bank_that_does_not_fit_is_refused_before_it_is_begun(work, monkeypatch):
     shutil.rmtree(work / "features")
     config = config_at(work)
-    wanted = IMAGES * (24 * 4 * 4 * 2 + 32 * 32 + 24 * 2 + 8)
+    each = 24 * 4 * 4 * 2 + 32 * 32 + 24 * 2 + 8
+    wanted = IMAGES * each + 2 * 24 * 5 * 5 * 2 + 40 * 40 + 8  # of training, and of the image that is evaluated
     real = os.statvfs(work)
 
     def free(size: int) -> None:
@@ -246,7 +247,7 @@ def test_a_bank_that_does_not_fit_is_refused_before_it_is_begun(work, monkeypatc
     embed(config, bank=True)
     (work / "features" / "parts" / "train-00002.json").unlink()  # its arrays make room for the new ones
     first, last = ShardSamples(ShardSet.open(config.data.shards), "train").shard_starts[2:4]
-    free((wanted // IMAGES) * (last - first) - 1)
+    free(each * (last - first) - 1)
     embed(config, bank=True)
 
 

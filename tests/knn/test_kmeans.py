@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stego_dist.errors import UserError
-from stego_dist.knn.kmeans import spherical_kmeans
+from stego_dist.knn.kmeans import assign, density_weights, margin, spherical_kmeans
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -107,3 +107,41 @@ def test_too_few_points():
         spherical_kmeans(points, 5, restarts=1, iterations=2, seed=0)
     centres = spherical_kmeans(points, 4, restarts=1, iterations=2, seed=0)
     np.testing.assert_allclose(np.sort(centres @ points.T, 1)[:, -1], 1, atol=1e-6)
+
+
+def test_weights_are_what_a_point_counts():
+    rng = np.random.default_rng(0)
+    axes = np.repeat(np.eye(3, 5), 40, axis=0)
+    points = (axes + 0.2 * rng.normal(size=axes.shape)).astype(np.float32)
+    counts = rng.integers(1, 9, len(points))
+    weighted = spherical_kmeans(points, 3, restarts=8, iterations=40, seed=0, weights=counts.astype(np.float32))
+    expected = unit(
+        np.stack([(counts[part, None] * unit(points[part])).sum(0) for part in np.arange(120).reshape(3, 40)])
+    )
+    plain = spherical_kmeans(points, 3, restarts=8, iterations=40, seed=0)
+    assert np.abs(weighted[(weighted @ expected.T).argmax(0)] - expected).max() < 1e-4
+    assert np.abs(plain[(plain @ expected.T).argmax(0)] - expected).max() > 1e-3
+
+
+def test_nearest_centres_and_margin_against_brute_force():
+    rng = np.random.default_rng(1)
+    points, centres = rng.normal(size=(50, 6)).astype(np.float32), unit(rng.normal(size=(4, 6))).astype(np.float32)
+    cosines = np.sort(unit(points) @ centres.T, 1)[:, ::-1]
+    nearest, found = assign(points, centres)
+    assert (nearest == (unit(points) @ centres.T).argmax(1)).all()
+    assert found == pytest.approx(cosines[:, :2], abs=1e-6)
+    assert margin(points, centres) == pytest.approx(float((cosines[:, 0] - cosines[:, 1]).mean()), abs=1e-6)
+    assert margin(points, centres[:1]) == 0.0
+
+
+def test_points_in_dense_cells_count_less():
+    rng = np.random.default_rng(2)
+    points = (np.repeat(np.eye(4, 6), [400, 100, 25, 25], axis=0) + 0.01 * rng.normal(size=(550, 6))).astype(np.float32)
+    weights = density_weights(points, 8, 1.0, iterations=30, seed=3)
+    assert weights.mean() == pytest.approx(1.0, abs=1e-5)
+    cell, _ = assign(points, spherical_kmeans(points, 8, restarts=1, iterations=30, seed=3))
+    masses = np.bincount(cell, weights)
+    assert masses == pytest.approx(masses.mean(), rel=1e-4), "every cell weighs the same"
+    half = density_weights(points, 8, 0.5, iterations=30, seed=3)
+    assert np.square(half / half[0]) == pytest.approx(weights / weights[0], rel=1e-4)
+    assert density_weights(points, 4, 0.0, iterations=5, seed=3) == pytest.approx(1.0)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from stego_dist.engine.step import LossSettings
 from stego_dist.losses.contrastive_crf import contrastive_crf, contrastive_crf_loss
-from stego_dist.losses.correspondence import CorrespondenceLoss, correlation, correspondence_loss
+from stego_dist.losses.correspondence import Adaptive, CorrespondenceLoss, correlation, correspondence_loss
 from stego_dist.losses.draws import Draws, draw_step
 from stego_dist.losses.sampling import bilinear, pair_places, places_at
 from tests.benchmarks import published
@@ -147,3 +148,44 @@ def test_contrastive_crf_prefers_codes_that_follow_colour():
     positions = torch.randint(0, 56, (2, 400), generator=torch.Generator().manual_seed(0))
     losses = [float(contrastive_crf_loss(images=images, code=c, positions=positions)) for c in (follows, crosses)]
     assert losses[0] < losses[1]
+
+
+def eagle_term(f1, f2, c1, c2, attract: bool, bias: float, scale: float) -> torch.Tensor:
+    """EAGLE's loss of one kind of pairs (N, P, ·), restated from its description."""
+    fd, cd = (torch.einsum("npc,nqc->npq", *(F.normalize(x, dim=-1) for x in pair)) for pair in ((f1, f2), (c1, c2)))
+    fd = fd - fd.mean(-1, keepdim=True) + fd.mean()
+    shift = (fd.mean() - cd.mean() - bias).abs() if attract else (fd.mean() + cd.mean() - bias) * scale
+    return (-cd.clamp(min=0) * (fd - shift)).mean()
+
+
+def test_adaptive_shifts_are_eagles_in_each_group():
+    torch.manual_seed(0)
+    feats, code = torch.randn(2, 4, 4, 5, 8) + 0.5, (torch.randn(2, 4, 4, 5, 6) + 0.3).requires_grad_()
+    positive, negative = Adaptive(True, 0.11, 3.5), Adaptive(False, 0.11, 3.5)
+    loss = correspondence_loss(feats=feats, code=code, weights=(1.0, 0.5, 2.0), shifts=(positive, positive, negative))
+    total, shifts = 0, []
+    for f, c in zip(feats, code):
+        total += eagle_term(f[:, 0], f[:, 0], c[:, 0], c[:, 0], True, 0.11, 3.5) / 2
+        total += 0.5 * eagle_term(f[:, 0], f[:, 3], c[:, 0], c[:, 3], True, 0.11, 3.5) / 2
+        for r in (1, 2):
+            total += 2.0 * eagle_term(f[:, 0], f[:, r], c[:, 0], c[:, r], False, 0.11, 3.5) / 4
+    torch.testing.assert_close(loss.total, total)
+    for one, other in zip(*(torch.autograd.grad(value, code, retain_graph=True) for value in (loss.total, total))):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    for n in range(2):
+        single = correspondence_loss(
+            feats=feats[n : n + 1], code=code[n : n + 1], weights=(1, 1, 1), shifts=(positive, positive, negative)
+        )
+        shifts.append(single.random_pair.shift)
+    torch.testing.assert_close(loss.random_pair.shift, torch.stack(shifts).mean())
+    assert not loss.random_pair.shift.requires_grad
+
+
+def test_an_adaptive_shift_of_one_pair_leaves_the_others_alone():
+    torch.manual_seed(1)
+    feats, code = torch.randn(1, 3, 3, 4, 8), torch.randn(1, 3, 3, 4, 6)
+    fixed = correspondence_loss(feats=feats, code=code, weights=(1, 1, 1), shifts=(0.1, 0.2, 0.3))
+    mixed = correspondence_loss(feats=feats, code=code, weights=(1, 1, 1), shifts=(0.1, Adaptive(True), 0.3))
+    assert torch.equal(fixed.self_pair.loss, mixed.self_pair.loss)
+    assert torch.equal(fixed.random_pair.loss, mixed.random_pair.loss)
+    assert float(fixed.knn_pair.shift) == pytest.approx(0.2) != float(mixed.knn_pair.shift)

@@ -173,3 +173,16 @@ def test_attention_is_fused(feature):
     for block in backbone.model.blocks:
         block.attn.fused_attn = False
     torch.testing.assert_close(backbone(images), fused, rtol=1e-4, atol=1e-5)
+
+
+def test_the_cache_decides_how_many_images_go_at_a_time_and_nothing_else(monkeypatch):
+    options = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 24, "num_heads": 2}
+    backbone = Backbone("vit_tiny_patch16_224", weights="random", options=options)
+    images = torch.randint(0, 256, (5, 3, 32, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    sizes: list[int] = []
+    extract = backbone.extract
+    monkeypatch.setattr(backbone, "extract", lambda x: sizes.append(len(x)) or extract(x))
+    whole = backbone(images)
+    monkeypatch.setattr("stego_dist.models.backbone.CACHED", 2 * 4 * 4 * 24 * 20)  # of two images
+    torch.testing.assert_close(backbone(images), whole)
+    assert sizes == [5, 2, 2, 1]

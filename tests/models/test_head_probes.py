@@ -17,7 +17,7 @@ from stego_dist.models.probes import (
     cluster_loss,
     cosine_to,
 )
-from stego_dist.models.segmenter import Segmenter, flip_averaged_code, resize_maps
+from stego_dist.models.segmenter import Segmenter, averaged_code, resize_maps
 from tests.helpers import assert_golden
 
 
@@ -101,10 +101,12 @@ def test_flip_averaging():
     backbone = Backbone("vit_tiny_patch16_224", weights="random", options={"depth": 1})
     head = Head(192, 5)
     images = torch.randint(0, 256, (2, 3, 32, 48), dtype=torch.uint8)
-    code = flip_averaged_code(backbone, head, images)
-    mirrored = flip_averaged_code(backbone, head, images.flip(-1))
-    torch.testing.assert_close(code, mirrored.flip(-1), rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(code, flip_averaged_code(backbone, head, images, flip=False))
+    straight, mirrored = backbone(images), backbone(images.flip(-1))
+    code = averaged_code(head, torch.cat([straight, mirrored]))
+    torch.testing.assert_close(code, ((head(straight) + head(mirrored).flip(-1)) / 2).detach(), rtol=1e-4, atol=1e-5)
+    swapped = averaged_code(head, torch.cat([mirrored, straight]))
+    torch.testing.assert_close(code, swapped.flip(-1), rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(code, averaged_code(head, straight, flip=False))
 
 
 def test_segmenter_round_trip(tmp_path):

@@ -18,7 +18,8 @@ def test_everything_is_found_by_its_published_name(tmp_path):
     module = Published(extra=3)
     found = read_published(write_checkpoint(tmp_path / "stego.ckpt", module))
     assert found.segmenter.shape == {
-        "dim": 24, "code_dim": CODE, "projection": "nonlinear", "num_clusters": CLASSES + 3, "num_classes": CLASSES
+        "dim": 24, "code_dim": CODE, "projection": "nonlinear", "num_clusters": CLASSES + 3, "num_classes": CLASSES,
+        "feature_weight": 0.0,
     }  # fmt: skip
     assert found.step == 6999 and found.unused == []
     assert found.settings == {"n_classes": CLASSES, **SETTINGS}

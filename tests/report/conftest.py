@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +20,13 @@ from tests.tiny import build_shards, config_at, embed_and_search
 def run(tmp_path) -> RunDir:
     """A run whose files are made by hand."""
     return run_at(tmp_path)
+
+
+@pytest.fixture
+def schema() -> dict[str, Any]:
+    """What results.json follows."""
+    found: dict[str, Any] = json.loads(files("stego_dist.report").joinpath("results.schema.json").read_text("utf-8"))
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import base64
 import json
 import shutil
 from html.parser import HTMLParser
-from importlib.resources import files
 from pathlib import Path
 
 import jsonschema
@@ -14,11 +13,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stego_dist import console
+from stego_dist.cli import main
 from stego_dist.errors import UserError
 from stego_dist.report import page as page_module
 from stego_dist.report.page import write_page
 from stego_dist.report.pictures import layers_of
-from stego_dist.report.tables import main_rows, percent
+from stego_dist.report.tables import USE, main_rows, percent
 from stego_dist.rundir import RunDir, write_json
 from tests.report.made import CLASSES, labelled_results, unlabelled_results
 
@@ -65,11 +66,6 @@ def write(run: RunDir) -> tuple[str, Page]:
     assert path == run.root / "report.html"
     html = path.read_text("utf-8")
     return html, Page(html)
-
-
-@pytest.fixture
-def schema():
-    return json.loads(files("stego_dist.report").joinpath("results.schema.json").read_text("utf-8"))
 
 
 @pytest.mark.parametrize("which", ["evaluated", "evaluated_unlabelled"])
@@ -172,6 +168,25 @@ def test_labelled_figures_say_what_results_hold(evaluated):
         assert accuracy in page.words
     assert page.values("name", "input").count("layer") == 6
     assert len(results["neighbours"]) == 6 and page.words.count("picture_") > 10
+
+
+def test_a_baseline_without_labels_is_printed_and_on_the_page(
+    evaluated_unlabelled, schema, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(console.out, "width", 160)
+    run = RunDir(shutil.copytree(evaluated_unlabelled.root, tmp_path / "run"))
+    capsys.readouterr()
+    assert main(["eval", str(run.root), "--baseline"]) == 0
+    printed, results = capsys.readouterr().out, json.loads(run.results.read_text())
+    jsonschema.validate(results, schema)
+    use = results["baselines"]["raw features"]["cluster_use"]["kmeans"]
+    said = ["raw features, k-means", results["backbone"], f"{use['used']} of {use['clusters']}"]
+    said += [percent(use[key]) for key in USE]
+    assert "–" not in said
+    (line,) = [line for line in printed.splitlines() if "raw features, k-means" in line]
+    assert [cell.strip() for cell in line.split("│")[1:-1]] == said
+    page = Page((run.root / "report.html").read_text("utf-8"))
+    assert " ".join(said) in page.words and "Use of clusters" in page.words
 
 
 def test_an_unlabelled_page_has_contact_sheets(evaluated_unlabelled):

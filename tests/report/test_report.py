@@ -10,12 +10,12 @@ from PIL import Image
 from rich.console import Console
 
 from stego_dist import console
-from stego_dist.engine.evaluate import Panel
+from stego_dist.engine.panel import Panel
 from stego_dist.metrics.matching import Matching
 from stego_dist.report import tables
 from stego_dist.report.panels import GAP, HEADER, cluster_colours, colours, paint, write_panels
 from stego_dist.report.published import PUBLISHED
-from stego_dist.report.tables import main_rows, percent, print_results, readable
+from stego_dist.report.tables import main_rows, percent, print_results, readable, use_rows
 from tests.report.made import PALETTE, entry, labelled_results, unlabelled_results
 from tests.tiny import build_shards
 
@@ -166,3 +166,57 @@ def test_write_panels_pictures(tmp_path):
     assert (tile(3)[:10] == palette[0]).all() and (tile(3)[10:] == palette[1]).all()  # classes of the linear probe
     unlabelled = Image.open(written[1])
     assert unlabelled.width == sheet.shape[1] - 20 - GAP  # no label tile
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "wanted"), [(20, 33, (20, 33)), (600, 800, (270, 360)), (900, 300, (360, 120))]
+)
+def test_pictures_keep_their_aspect_ratio_within_bounds(tmp_path, height, width, wanted):
+    shard_set = build_shards(tmp_path, train=5, val=1)
+    ids = np.zeros((height, width), np.int16)
+    ids[:, width // 3 :] = 1
+    image = colours(shard_set.palette)[ids]
+    panel = Panel("a", image, ids, {"linear": ids, "linear+crf": ids, "kmeans+crf": ids})
+    matchings = {"kmeans+crf": Matching((1, 0), np.zeros((2, 2), np.int64))}
+    (path,) = write_panels([panel], matchings, {"labelled": False}, shard_set, tmp_path / "panels")
+    sheet = np.asarray(Image.open(path).convert("RGB"))
+    high, wide = wanted
+    assert sheet.shape == (HEADER + high, 5 * (wide + GAP) - GAP, 3)
+    tiles = [sheet[HEADER:, n * (wide + GAP) : n * (wide + GAP) + wide].astype(int) for n in range(5)]
+    for n in (1, 2, 3):  # label, linear probe, and it after the CRF: colours of classes
+        assert np.abs(tiles[n] - tiles[0]).mean() < 2
+    swapped = colours(shard_set.palette[::-1])[(np.arange(wide) >= wide / 3).astype(int)]
+    assert np.abs(tiles[4][0] - swapped).mean() < 2  # clusters after the CRF: by their own matching
+
+
+# --- use of clusters
+
+
+def use(agreement: float | None = 0.5) -> dict:
+    found = {"clusters": 3, "used": 2, "largest": 0.75, "median": 0.25, "smallest": 0.0, "entropy": 0.512}
+    return {**found, "agreement": agreement}
+
+
+def test_clusters_without_labels_stand_beside_those_of_baselines(run, printed):
+    results = unlabelled_results() | {
+        "cluster_use": {"kmeans": use(0.625), "learned": use(None)},
+        "more_resolutions": {"64": {"cluster_use": {"kmeans": use(None)}}},
+        "baselines": {
+            "raw features": {"words": {"kmeans": "k-means"}, "cluster_use": {"kmeans": use(0.125)}},
+            "MoCo": {"backbone": "resnet50", "cluster_use": {"kmeans+crf": use()}},
+        },
+    }
+    rows = use_rows(results)
+    assert [(row.what, row.backbone, row.headline) for row in rows] == [
+        ("STEGO, k-means over codes", "vit_x", False),
+        ("STEGO, learned cluster probe", "vit_x", True),
+        ("STEGO, k-means over codes, 64 pixels", "vit_x", False),
+        ("raw features, k-means", "vit_x", False),
+        ("MoCo, k-means, CRF", "resnet50", False),
+    ]
+    print_results(results, run)
+    lines = printed().splitlines()
+    for row, agreement in zip(rows, ("62.5", "–", "–", "12.5", "50.0")):
+        (line,) = [line for line in lines if line.startswith(f"│ {row.what} ")]
+        cells = [cell.strip() for cell in line.split("│")[1:-1]]
+        assert cells == [row.what, row.backbone, "2 of 3", "75.0", "25.0", "0.0", "51.2", agreement]
