@@ -125,23 +125,23 @@ def test_words_can_be_read(chromium, evaluated):
     script = """
     (() => {
       const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
-      const rgb = (colour) => {
-        canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+      const rgb = (colours) => {
+        canvas.clearRect(0, 0, 1, 1);
+        for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
         return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
       };
-      const light = (colour) => {
-        const [r, g, b] = rgb(colour).map(v => v / 255).map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4);
+      const light = (colours) => {
+        const linear = (v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+        const [r, g, b] = rgb(colours).map(v => linear(v / 255));
         return .2126 * r + .7152 * g + .0722 * b;
       };
       const ground = (e) => {
-        for (; e; e = e.parentElement) {
-          const colour = getComputedStyle(e).backgroundColor;
-          if (!/rgba\\(0, 0, 0, 0\\)|\\/ 0\\)/.test(colour)) return colour;
-        }
-        return 'white';
+        const over = [];  // what is seen through comes first
+        for (; e; e = e.parentElement) over.unshift(getComputedStyle(e).backgroundColor);
+        return ['white', ...over];
       };
       return [...document.querySelectorAll('p, td, th, dt, dd, li, a, h1, h2, figcaption, label, summary')].map(e => {
-        const [a, b] = [light(getComputedStyle(e).color), light(ground(e))].sort((x, y) => y - x);
+        const [a, b] = [light([...ground(e), getComputedStyle(e).color]), light(ground(e))].sort((x, y) => y - x);
         return (a + .05) / (b + .05);
       }).reduce((x, y) => Math.min(x, y));
     })()"""

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 
 from stego_dist import console
 from stego_dist.config import load_config
-from stego_dist.data.manifest import ShardSet
-from stego_dist.engine.inputs import make_backbone
+from stego_dist.engine.opened import Opened
 from stego_dist.engine.setup import make_accelerator
 from stego_dist.engine.validate import Validation, Validator
 from stego_dist.errors import UserError
@@ -28,9 +27,7 @@ def validate_again(folder: Folder, trials: Iterable[int]) -> dict[int, Validatio
                 getattr(made_for, part) != getattr(config, part) for part in ("data", "backbone", "eval")
             ):
                 accelerator = make_accelerator(config.train.precision, config.train.timeout_minutes)
-                backbone = make_backbone(config).to(accelerator.device)
-                shard_set = ShardSet.open(config.data.shards, config.data.storage)
-                validator = Validator(config, accelerator, backbone, segmenter, shard_set)
+                validator = Validator(config, accelerator, segmenter, Opened(config, accelerator.device))
             assert validator is not None
             validator.segmenter = segmenter.to(validator.accelerator.device)
             found[n] = validator()
