@@ -160,7 +160,9 @@ def _kmeans(config: Config, points: NDArray[np.float32], clusters: int, balance:
     c, seed, weights = config.clusters, config.seed, None
     if balance and CELLS * clusters <= len(points):
         weights = density_weights(points, CELLS * clusters, balance, iterations=25, seed=seed)
-    return spherical_kmeans(points, clusters, restarts=c.restarts, iterations=c.iterations, seed=seed, weights=weights)
+    return spherical_kmeans(
+        points, clusters, restarts=c.restarts, iterations=c.iterations, seed=seed, weights=weights, screen=c.screen
+    )
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -7,6 +7,9 @@ from numpy.typing import NDArray
 
 from stego_dist.errors import UserError
 
+REFINED = 5
+"""After screening, a fifth of the iterations is done over all points."""
+
 
 def spherical_kmeans(
     points: NDArray[np.float32],
@@ -16,11 +19,13 @@ def spherical_kmeans(
     iterations: int,
     seed: int,
     weights: NDArray[np.float32] | None = None,
+    screen: int | None = None,
 ) -> NDArray[np.float32]:
     """Unit centres (k, D) of points (N, D), which are normalised first; the best of `restarts` runs is kept.
 
-    weights: what each point counts, (N,), positive; None: all the same. Raises UserError when there are fewer points
-    than centres, or some are not finite.
+    weights: what each point counts, (N,), positive; None: all the same. screen: the runs are made and compared on
+    about so many of the points, evenly taken; the best goes on over all of them for a REFINED-th of the iterations;
+    None: every run takes all points. Raises UserError when there are fewer points than centres, or some are not finite.
     """
     import faiss
 
@@ -32,6 +37,21 @@ def spherical_kmeans(
         )
     points = np.array(points, dtype=np.float32, order="C")
     faiss.normalize_L2(points)
+    every = 1 if screen is None else max(1, len(points) // max(screen, k))
+    if every == 1:
+        return _train(points, k, restarts, iterations, seed, weights)
+    some = None if weights is None else np.ascontiguousarray(weights[::every])
+    best = _train(np.ascontiguousarray(points[::every]), k, restarts, iterations, seed, some)
+    return _train(points, k, 1, -(-iterations // REFINED), seed, weights, best)
+
+
+def _train(
+    points: NDArray[np.float32], k: int, restarts: int, iterations: int, seed: int, weights: NDArray[np.float32] | None,
+    begin: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:  # fmt: skip
+    """FAISS's k-means of unit points; `begin`: the centres (k, D) that it starts from."""
+    import faiss
+
     kmeans = faiss.Kmeans(
         points.shape[1],
         k,
@@ -42,7 +62,7 @@ def spherical_kmeans(
         min_points_per_centroid=1,
         max_points_per_centroid=len(points),
     )
-    kmeans.train(points, weights=weights)
+    kmeans.train(points, weights=weights, init_centroids=begin)
     return np.asarray(kmeans.centroids, dtype=np.float32)
 
 

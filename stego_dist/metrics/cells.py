@@ -10,6 +10,7 @@ fall otherwise by float32 rounding.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +19,8 @@ from torch import Tensor
 
 TOGETHER = 1 << 19
 """Numbers that the resized scores of cells have that are computed at a time: they stay in a core's cache."""
+FEW = 3
+"""Rows that are compared where no others can win: most cells between predictions have no more."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +76,36 @@ def count_resized(scores: Tensor, cells: LabelCells) -> Tensor:
     counts = cells.histograms.new_zeros(images * rows, classes)
     counts.index_add_(0, (corners[0] + number)[alike], cells.histograms[alike])
     by_row = padded.transpose(0, 1)
+    i, y, x = alike.logical_not().nonzero().unbind(1)
+    four = torch.stack([by_row[:, i, y + dy, x + dx] for dy, dx in ends], 2)  # (K, cells, 4)
     found = counts.new_zeros(images * rows * (classes + 1))
-    step = max(1, TOGETHER // (rows * cells.weights.shape[1]))
-    for some in torch.split(alike.logical_not().nonzero(), step):
-        i, y, x = some.unbind(1)
-        four = torch.stack([by_row[:, i, y + dy, x + dx] for dy, dx in ends], 2)  # (K, n, 4)
-        winners = _winners(four @ cells.weights)
-        flat = (winners + (i * rows)[:, None]) * (classes + 1) + cells.labels[i, y, x]
-        found += torch.bincount(flat.flatten(), minlength=len(found))
+    for cell, held in _by_candidates(four):
+        step = max(1, TOGETHER // ((rows if held is None else FEW) * cells.weights.shape[1]))
+        for first in range(0, len(cell), step):
+            n = cell[first : first + step]
+            if held is None:
+                winners = _winners(four[:, n] @ cells.weights)
+            else:
+                these = held[:, first : first + step]
+                winners = these.T.gather(1, _winners(four[these, n] @ cells.weights))
+            flat = (winners + (i[n] * rows)[:, None]) * (classes + 1) + cells.labels[i[n], y[n], x[n]]
+            found += torch.bincount(flat.flatten(), minlength=len(found))
     return (counts + found.view(-1, classes + 1)[:, :classes]).view(images, rows, classes)
+
+
+def _by_candidates(four: Tensor) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Cells, by number, of corners' scores (K, cells, 4), with the rows (FEW, n) that can win in them; None: any.
+
+    A row whose highest corner lies below another row's lowest corner wins nowhere in the cell.
+    """
+    if len(four) <= FEW:
+        yield torch.arange(four.shape[1], device=four.device), None
+        return
+    high = four.amax(2)
+    candidates = (high >= four.amin(2).amax(0)).sum(0)
+    few = (candidates <= FEW).nonzero()[:, 0]
+    yield few, high[:, few].topk(FEW, dim=0).indices.sort(0).values  # ascending: the first of equals wins
+    yield (candidates > FEW).nonzero()[:, 0], None
 
 
 def _winners(values: Tensor) -> Tensor:

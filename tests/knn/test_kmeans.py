@@ -87,6 +87,29 @@ def test_the_best_of_the_restarts_is_kept():
     assert np.mean(many) > np.mean(one) + 0.02 and min(many) > max(one) - 1e-6
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_screened_runs_are_as_good(seed):
+    directions, points = blobs(k=6, each=500, spread=0.15, seed=seed)
+    arguments = {"restarts": 10, "iterations": 25, "seed": seed}
+    screened = spherical_kmeans(points, 6, screen=300, **arguments)
+    assert sorted((directions @ screened.T).argmax(1)) == list(range(6))
+    whole = spherical_kmeans(points, 6, **arguments)
+    assert objective(points, screened) == pytest.approx(objective(points, whole), abs=1e-4)
+    some = spherical_kmeans(points[::10], 6, **arguments)
+    assert objective(points, screened) > objective(points, some)  # it went on over all points
+    for enough in (len(points), len(points) - 1):
+        np.testing.assert_array_equal(spherical_kmeans(points, 6, screen=enough, **arguments), whole)
+
+
+def test_weights_are_screened_with_their_points():
+    _, points = blobs(k=4, each=400)
+    heavy = np.where(np.arange(len(points)) % 2, 100.0, 0.01).astype(np.float32)
+    arguments = {"restarts": 5, "iterations": 25, "seed": 0, "screen": 400}
+    found = spherical_kmeans(points, 4, weights=heavy, **arguments)
+    alone = spherical_kmeans(points[1::2], 4, restarts=5, iterations=25, seed=0)
+    np.testing.assert_allclose((found @ alone.T).max(1), 1, atol=1e-4)
+
+
 def test_codes_that_are_not_finite_are_refused():
     points = np.random.default_rng(0).standard_normal((20, 3)).astype(np.float32)
     points[7, 1] = np.nan
