@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.conftest import REPO
 
 PACKAGES = ("slurmctld", "slurmd", "slurm-client", "munge", "iproute2")
-PATIENCE_S = 300.0
+PATIENCE_S = 900.0
 """Any wait for a job; machines of CI may be busy."""
 
 
