@@ -96,8 +96,8 @@ def main_effect(values: Sequence[Any], reached: Sequence[float]) -> float:
     """Share of the variance of ranks that groups of equal, or of similar, values explain, less what chance would.
 
     ε² = (H − k + 1) / (n − k), H of Kruskal and Wallis for k groups of n trials; not below 0. Of ranks, because
-    collapsed trials lie far off; more than GROUPS numbers are cut into as many groups of equal size. What keys only do together
-    is not in it.
+    collapsed trials lie far off; more than GROUPS numbers are cut into as many groups of equal size. What keys only do
+    together is not in it.
     """
     names = [json.dumps(value) for value in values]
     if len(set(names)) > GROUPS and all(isinstance(value, int | float) for value in values):

@@ -81,4 +81,4 @@ def collapse_of(run: RunDir) -> list[str]:
 def _why(objective: Objective, split: str) -> str:
     if objective == "miou":
         return f"it needs labels in the split {split} (data.eval_split)"
-    return f"it needs at least two images in the split {split} (data.eval_split)"
+    return "the loss may have left the finite numbers; see its run's metrics.jsonl"
