@@ -54,7 +54,7 @@ def test_all_problems_are_listed_at_once(base, tmp_path):
         "train.stepps: no such key; did you mean steps?",
         "seed: found 3, expected one of {uniform: […]}, {loguniform: […]}, {int: […]}, {choice: […]}, {grid: […]}.",
         "train.lr_head: starts at 0, expected a number above 0.",
-        "loss.knn_pair.weight: found -1.0, expected greater than or equal to 0.",
+        "loss.knn_pair.weight: found -1.0, expected a number of at least 0, or 'auto'.",
         "loss.knn_pair.shift: found [1, 0], expected two numbers [low, high], low below high.",
         "head.projection: found 'convolution', expected 'nonlinear', 'linear' or 'none'.",
         "head.projection: found 'attention', expected 'nonlinear', 'linear' or 'none'.",
@@ -125,6 +125,13 @@ def test_a_trial_differs_in_the_sampled_keys_alone(base):
         assert two[section][pair][last] == value
         two[section][pair][last] = one[section][pair][last]
     assert one == two
+
+
+def test_a_preset_replaces_the_coefficients_of_the_base(tmp_path):
+    base = config_at(tmp_path, "loss.self_pair.shift=0.5")
+    loss = with_values(base, {"loss.preset": "potsdam3_vits8", "loss.knn_pair.weight": 0.125}).loss
+    assert (loss.self_pair.shift, loss.random_pair.shift, loss.knn_pair.weight) == (0.08, 0.46, 0.125)
+    assert loss.points == base.loss.points
 
 
 def test_a_space_survives_its_yaml(base):

@@ -19,6 +19,7 @@ from stego_dist.errors import ConfigError, UserError
 from stego_dist.jobs.embed import embed
 from stego_dist.jobs.knn import build_table
 from stego_dist.jobs.sweep.space import Space, Values, with_values
+from stego_dist.jobs.views import view_jobs
 from stego_dist.rundir import digest
 
 MADE_FROM = (
@@ -78,15 +79,22 @@ def build_missing(configs: Iterable[Config]) -> None:
 
 
 def is_there(config: Config) -> bool:
-    """Whether the neighbour table is complete, and the bank where it is read. Raises StaleInputError."""
+    """Whether the neighbour table is complete, and with train.features=bank all that `embed` keeps.
+
+    Raises StaleInputError for what was made from something else.
+    """
     shard_set = ShardSet.open(config.data.shards, config.data.storage)
     root = Path(config.features.dir)
     if not (root / "manifest.json").exists() or not (knn_dir(config) / "manifest.json").exists():
         return False
-    fingerprint = features_fingerprint(config, shard_set, make_backbone(config))
+    backbone = make_backbone(config)
+    fingerprint = features_fingerprint(config, shard_set, backbone)
     try:
         open_table(config, fingerprint)
-        return open_store(config, fingerprint).has_bank or config.train.features == "online"
+        store = open_store(config, fingerprint)
+        if config.train.features == "online":
+            return True
+        return store.has_bank and not any(job.todo for job in view_jobs(config, shard_set, backbone, overwrite=False))
     except UserError as error:
         if type(error) is UserError:  # incomplete
             return False

@@ -43,14 +43,12 @@ def _contradictions(plan: Plan) -> list[str]:
 
 
 def _missing(plan: Plan) -> list[str]:
-    """What the objective needs of the shards: labels, where they are asked for."""
-    if not plan.uses_labels:
-        return []
+    """What the objective needs of the evaluation split; the label-free score looks at training images."""
     name = plan.base.data.eval_split
     shard_set = ShardSet.open(plan.base.data.shards, plan.base.data.storage)
-    if name in shard_set.splits and shard_set.split(name).labelled:
-        return []
-    return [f"--objective {plan.objective} needs labels, which split {name} of {shard_set.root} has not"]
+    if plan.uses_labels and not (name in shard_set.splits and shard_set.split(name).labelled):
+        return [f"--objective {plan.objective} needs labels, which split {name} of {shard_set.root} has not"]
+    return []
 
 
 def _impossible_trials(plan: Plan) -> list[str]:

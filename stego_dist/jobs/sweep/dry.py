@@ -11,6 +11,7 @@ from stego_dist.engine.inputs import make_backbone, make_segmenter
 from stego_dist.jobs.embed import store_bytes
 from stego_dist.jobs.sweep.banks import is_there
 from stego_dist.jobs.sweep.plan import Plan
+from stego_dist.jobs.views import view_jobs
 
 NEIGHBOUR = 8 + 4
 """Bytes of a neighbour: id and similarity."""
@@ -33,12 +34,12 @@ def foresee(plan: Plan, configs: Sequence[Config], done: int) -> list[str]:
             lines.append(f"features and neighbour table are there: {config.features.dir}")
             continue
         bank = config.train.features == "bank"
-        described, banked = store_bytes(config, split, backbone, split.num_samples, bank)
-        table = split.num_samples * config.knn.k * NEIGHBOUR
-        total += described + banked + table
-        lines.append(
-            f"features and neighbour table are built first: {size(described + banked + table)} in {config.features.dir}"
-        )
+        needed = sum(store_bytes(config, split, backbone, split.num_samples, bank))
+        needed += split.num_samples * config.knn.k * NEIGHBOUR
+        if bank:
+            needed += sum(job.needed for job in view_jobs(config, shard_set, backbone, overwrite=False))
+        total += needed
+        lines.append(f"features and neighbour table are built first: {size(needed)} in {config.features.dir}")
     segmenter = make_segmenter(plan.base, make_backbone(plan.base).dim, ShardSet.open(plan.base.data.shards))
     parameters = 4 * sum(value.numel() for value in segmenter.state_dict().values())
     kept = min(plan.base.train.keep_checkpoints, -(-steps // plan.base.train.checkpoint_every))

@@ -135,7 +135,9 @@ def reason_of(error: BaseException | None) -> str:
     if isinstance(error, RayTaskError):
         error = error.cause if isinstance(error.cause, BaseException) else error
     if isinstance(error, RayActorError):
-        return "its worker died (killed, out of memory, or its node is gone)"
+        told = str(error).strip().splitlines()
+        why = f"while it started: {told[-1].strip()}" if "creation task" in str(error) else ""
+        return f"its worker died ({why or 'killed, out of memory, or its node is gone'})"
     if isinstance(error, UserError):
         return str(error)
     return f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error).strip() else 'no message'}"

@@ -21,6 +21,7 @@ import yaml
 
 from stego_dist.config import Config
 from stego_dist.config.load import validate
+from stego_dist.config.presets import PAIRS
 from stego_dist.errors import ConfigError
 from stego_dist.jobs.sweep.kinds import Choice, Grid, Kind, LogUniform, Uniform, read_kind
 
@@ -122,8 +123,13 @@ def load_space(path: Path | None, base: Config) -> Space:
 
 
 def with_values(base: Config, values: Mapping[str, Any]) -> Config:
-    """The base configuration with other values. Raises ConfigError when they are impossible together."""
+    """The base configuration with other values. Raises ConfigError when they are impossible together.
+
+    A preset replaces the base's coefficients, as it does on the command line.
+    """
     tree = base.model_dump(mode="json")
+    if "loss.preset" in values:
+        tree["loss"] = {key: value for key, value in tree["loss"].items() if key not in PAIRS}
     for key, value in values.items():
         *sections, last = key.split(".")
         node = tree

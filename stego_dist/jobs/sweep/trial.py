@@ -48,8 +48,7 @@ def perform(root: Path, n: int, report: Report) -> Result:
     numbers = run_trial(config, report=told)
     objective = numbers.get(NUMBERS[plan.objective][0], math.nan)
     if not math.isfinite(objective):
-        split = config.data.eval_split
-        raise UserError(f"trial {n} has no {plan.objective} score: no label was read in the split {split}")
+        raise UserError(f"trial {n} has no {plan.objective} score: {_why(plan.objective, config.data.eval_split)}")
     result = Result(
         trial=n,
         state="done",
@@ -77,3 +76,9 @@ def collapse_of(run: RunDir) -> list[str]:
     if not run.status.exists():
         return []
     return list(read_json(run.status, "the run's status", "").get("warnings", []))
+
+
+def _why(objective: Objective, split: str) -> str:
+    if objective == "miou":
+        return f"it needs labels in the split {split} (data.eval_split)"
+    return "the loss may have left the finite numbers; see its run's metrics.jsonl"
