@@ -27,6 +27,8 @@ ROWS = (
     ("training bank", "seconds", "training from the bank"),
     ("training bank", "memory_per_worker", "  worker's memory"),
     ("evaluation", "seconds", "evaluating 1,000 images"),
+    ("evaluation bank", "seconds", "keeping them for it"),
+    ("evaluation bank", "bytes", "  disk"),
 )
 
 

@@ -36,7 +36,7 @@ def advice(found: dict[str, Any], facts: Facts, figures: Figures, total: Callabl
 def _disk(found: dict[str, Any], figures: Figures) -> Iterator[str]:
     stages, free = found["stages"], figures.disk_free
     kept = stages["embedding"]["bytes"] + stages["knn exact"]["bytes"] + found["knn"]["index_bytes"]
-    bank = stages["bank"]["bytes"]
+    bank = stages["bank"]["bytes"] + stages["evaluation bank"]["bytes"]
     online, banked = (stages[f"training {name}"]["seconds"] for name in ("online", "bank"))
     if kept > free:
         yield (

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from stego_dist.config import Config
+from stego_dist.engine.inputs import evaluated_views
 from stego_dist.jobs.advice import advice
 from stego_dist.knn.cost import Code, Cost, Rates, choose, exact_cost, ivf_cost
 
@@ -27,7 +28,9 @@ SOURCE_BYTES, ORDER_BYTES = 8, 8
 ACTIVATIONS = 24
 """Floats alive at once in a frozen backbone, for each float of its output (measured with ViTs on a CPU)."""
 EVALUATED = 1000
-"""Images whose evaluation is estimated, without CRF."""
+"""Images whose evaluation is estimated, without CRF, and whose features are kept for it."""
+EVALUATED_VIEWS = 2
+"""Straight and mirrored."""
 TRAINING_MAPS = 7
 """Maps alive in a training step for each of an anchor or neighbour (measured with ViT-S/8 on a CPU)."""
 LABEL_BYTES = 48 * 2**20
@@ -94,6 +97,8 @@ class Facts:
     code: Code
     """How an inverted file keeps descriptors."""
     eval_resolution: int
+    keeps_evaluated: bool
+    """Whether the bank holds what evaluation looks at."""
     steps: int
     batch: int
     group: int
@@ -114,6 +119,15 @@ class Facts:
         """Of a crop, with its label."""
         return 2 * self.crop_features + (self.resolution**2 if self.label_classes else 0)
 
+    @property
+    def evaluated_bytes(self) -> int:
+        """Kept of an evaluated image: its views' features, and its label."""
+        if not self.keeps_evaluated:
+            return 0
+        grid = self.eval_resolution * self.grid // self.resolution
+        label = self.eval_resolution**2 if self.label_classes else 0
+        return 2 * EVALUATED_VIEWS * self.dim * grid**2 + label
+
 
 def facts_of(config: Config, *, dim: int, stride: int, parameters: int, crops: int, classes: int) -> Facts:
     """Facts of a configuration, its backbone's width, stride and size, and its data's crops and labelled classes."""
@@ -131,6 +145,7 @@ def facts_of(config: Config, *, dim: int, stride: int, parameters: int, crops: i
         excludes_same_image=config.knn.exclude_same_image,
         code=config.knn.ivf_code,
         eval_resolution=config.eval.resolution,
+        keeps_evaluated=bool(evaluated_views(config)),
         steps=config.train.steps,
         batch=config.train.batch_size,
         group=config.loss.group_size,
@@ -171,12 +186,17 @@ def _estimate(images: int, facts: Facts, figures: Figures, workers: int) -> dict
     for name in ("online", "bank"):
         stages[f"training {name}"] = _training(n, facts, f, workers, name)
     scale = (facts.eval_resolution / facts.resolution) ** 2
-    stages["evaluation"] = _stage(EVALUATED * 2 * scale / f.embed / workers, 0, embed_memory(facts, scale))
+    forwards, kept = EVALUATED * EVALUATED_VIEWS * scale / f.embed / workers, EVALUATED * facts.evaluated_bytes
+    stages["evaluation"] = _stage(forwards, 0, embed_memory(facts, scale))
+    stages["evaluation bank"] = _stage(
+        forwards + kept / f.disk_write / workers if kept else 0, kept, embed_memory(facts, scale) if kept else 0
+    )
     method, why = choose(exact, ivf)
     if facts.knn_method != "auto":
         method, why = ("ivf" if facts.knn_method == "ivf" else "exact"), f"knn.method={facts.knn_method}"
     chosen = exact if method == "exact" else ivf
-    counted = ["shards", "embedding", *(["bank"] if facts.features == "bank" else []), f"knn {method}"]
+    banks = ["bank", *(["evaluation bank"] if facts.keeps_evaluated else [])]
+    counted = ["shards", "embedding", *(banks if facts.features == "bank" else []), f"knn {method}"]
     counted.append(f"training {facts.features}")
     parts = [stages[name] for name in counted]
     total = _stage(

@@ -43,7 +43,17 @@ def test_nothing_is_measured_when_all_is_given(config, capsys, monkeypatch):
     assert {entry["origin"] for entry in found["figures"].values()} == {"given"}
     assert [plan["images"] for plan in found["sizes"]] == [100_000, 1_000_000, 1_000_000_000]
     assert found["facts"]["crops"] == 5 and found["facts"]["dim"] == 24 and found["facts"]["grid"] == 4
-    stages = {"shards", "embedding", "bank", "knn exact", "knn ivf", "training online", "training bank", "evaluation"}
+    stages = {
+        "shards",
+        "embedding",
+        "bank",
+        "knn exact",
+        "knn ivf",
+        "training online",
+        "training bank",
+        "evaluation",
+        "evaluation bank",
+    }
     for plan in found["sizes"]:
         assert set(plan) == {"images", "crops", "workers", "stages", "total", "knn", "notes"}
         assert set(plan["stages"]) == stages and plan["workers"] == 8 and plan["crops"] == 5 * plan["images"]

@@ -15,7 +15,8 @@ from tests.tiny import build_shards, config_at
 
 FACTS = Facts(
     dim=384, grid=28, resolution=224, crops=5, parameters=22_000_000, embed_batch=16, descriptor_bytes=2, k=30,
-    knn_memory=2e9, knn_method="auto", excludes_same_image=False, code="flat", eval_resolution=320, steps=7000,
+    knn_memory=2e9, knn_method="auto", excludes_same_image=False, code="flat", eval_resolution=320, keeps_evaluated=True,
+    steps=7000,
     batch=32, group=16, features="online", label_classes=27, accumulate=1,
 )  # fmt: skip
 FIGURES = Figures(
@@ -46,7 +47,13 @@ def test_stages_by_hand():
     assert of == ["shards", "embedding", f"knn {found['knn']['method']}", "training online"]
     assert found["total"]["seconds"] == pytest.approx(sum(stages[name]["seconds"] for name in of))
     from_bank = estimate(100_000, replace(FACTS, features="bank"), FIGURES, 4)
-    assert from_bank["total"]["bytes"] == pytest.approx(found["total"]["bytes"] + stages["bank"]["bytes"])
+    kept = EVALUATED * (2 * 2 * 384 * 40 * 40 + 320 * 320)  # straight and mirrored at 320 pixels, stride 8, and labels
+    assert stages["evaluation bank"]["bytes"] == kept
+    seconds = stages["evaluation"]["seconds"] + kept / 5e8 / 4
+    assert stages["evaluation bank"]["seconds"] == pytest.approx(seconds)
+    assert from_bank["total"]["bytes"] == pytest.approx(found["total"]["bytes"] + stages["bank"]["bytes"] + kept)
+    online = estimate(100_000, replace(FACTS, features="bank", keeps_evaluated=False), FIGURES, 4)
+    assert online["total"]["bytes"] == pytest.approx(found["total"]["bytes"] + stages["bank"]["bytes"])
 
 
 def test_more_images_cost_more_and_more_workers_less():
@@ -142,6 +149,9 @@ def test_facts_come_from_the_configuration(tmp_path):
     facts = facts_of(config_at(tmp_path), dim=24, stride=8, parameters=100, crops=5, classes=2)
     assert (facts.grid, facts.resolution, facts.k, facts.batch, facts.group, facts.features) == (4, 32, 5, 8, 4, "bank")
     assert facts.bank_bytes == 24 * 4 * 4 * 2 + 32 * 32
+    assert facts.evaluated_bytes == 2 * 24 * 5 * 5 * 2 + 40 * 40
+    config = config_at(tmp_path, "eval.features=online")
+    assert facts_of(config, dim=24, stride=8, parameters=100, crops=5, classes=2).evaluated_bytes == 0
     assert replace(facts, label_classes=0).bank_bytes == 24 * 4 * 4 * 2
 
 
