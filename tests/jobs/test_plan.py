@@ -15,9 +15,8 @@ from tests.tiny import build_shards, config_at
 
 FACTS = Facts(
     dim=384, grid=28, resolution=224, crops=5, parameters=22_000_000, embed_batch=16, descriptor_bytes=2, k=30,
-    knn_memory=2e9, knn_method="auto", excludes_same_image=False, code="flat", eval_resolution=320, keeps_evaluated=True,
-    steps=7000,
-    batch=32, group=16, features="online", label_classes=27, accumulate=1,
+    knn_memory=2e9, knn_method="auto", excludes_same_image=False, code="flat", eval_resolution=320,
+    keeps_evaluated=True, steps=7000, batch=32, group=16, features="online", label_classes=27, accumulate=1,
 )  # fmt: skip
 FIGURES = Figures(
     pack=100, sample_bytes=50_000, embed=200, train=4, knn_flops=4e10, knn_matmul_flops=8e10, knn_scan_flops=1e10,
