@@ -60,9 +60,13 @@ def write_sweep_page(folder: Path, found: Found, validations: Mapping[int, Valid
 
 
 def ranked(found: Found) -> list[dict[str, Any]]:
-    """Trials: the finished ones by their objective, then the stopped ones, then the failed ones."""
+    """Trials: the finished ones by their objective, those that collapsed last; then the stopped, then the failed ones."""
     order = ("done", "stopped", "failed")
-    return sorted(found["trials"], key=lambda t: (order.index(t["state"]), -(t["objective"] or 0.0), t["trial"]))
+
+    def place(trial: dict[str, Any]) -> tuple[int, bool, float, int]:
+        return order.index(trial["state"]), bool(trial["warnings"]), -(trial["objective"] or 0.0), trial["trial"]
+
+    return sorted(found["trials"], key=place)
 
 
 def best_trials(found: Found, count: int) -> list[int]:

@@ -11,6 +11,7 @@ from stego_dist.jobs.sweep.check import check
 from stego_dist.jobs.sweep.plan import Folder, Plan, Result, begin, read_plan, trial_config
 from stego_dist.jobs.sweep.search import count, known_values, propose
 from stego_dist.jobs.sweep.space import DEFAULT, Space, read_space
+from stego_dist.jobs.sweep.tell import best_of
 from tests.tiny import build_shards, config_at
 
 
@@ -138,3 +139,13 @@ def test_a_result_is_written_once_and_read_as_it_was(plan, tmp_path):
     folder.write_result(result)
     folder.write_result(replace(result, state="failed"))
     assert folder.results() == {2: result}
+
+
+def test_a_collapsed_trial_is_the_best_only_among_such():
+    def done(n: int, objective: float, *warnings: str) -> Result:
+        return Result(n, "done", {}, objective=objective, warnings=list(warnings))
+
+    results = {0: done(0, 0.2), 1: done(1, 0.9, "the codes collapse"), 2: done(2, 0.4), 3: done(3, 0.4)}
+    assert best_of(results).trial == 2
+    assert best_of({0: done(0, 0.1, "x"), 1: done(1, 0.3, "x")}).trial == 1
+    assert best_of({0: Result(0, "failed", {}, reason="died")}) is None

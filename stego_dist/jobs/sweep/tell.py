@@ -111,9 +111,10 @@ def scoreboard(plan: Plan, results: Mapping[int, Result]) -> Iterator[Scoreboard
 
 
 def best_of(results: Mapping[int, Result]) -> Result | None:
-    """The trial that reached the highest objective at its last step, the first of equals."""
+    """The trial that reached the highest objective at its last step, the first of equals; one that was warned of a
+    collapse only where all were: clusters that take features beside codes may score well though the codes are lost."""
     done = [result for result in results.values() if result.state == "done" and result.objective is not None]
-    return max(done, key=lambda result: (result.objective or 0.0, -result.trial), default=None)
+    return max(done, key=lambda result: (not result.warnings, result.objective or 0.0, -result.trial), default=None)
 
 
 def said(plan: Plan) -> str:
