@@ -60,7 +60,7 @@ def write_sweep_page(folder: Path, found: Found, validations: Mapping[int, Valid
 
 
 def ranked(found: Found) -> list[dict[str, Any]]:
-    """Trials: the finished ones by their objective, those that collapsed last; then the stopped, then the failed ones."""
+    """Trials: finished ones by objective, those that collapsed last; then the stopped, then the failed ones."""
     order = ("done", "stopped", "failed")
 
     def place(trial: dict[str, Any]) -> tuple[int, bool, float, int]:
