@@ -49,8 +49,8 @@ class Training:
         """Slurm's signal comes, and the job goes back into the queue."""
         self.job.until(lambda: "a signal: stopping" in self.job.log, "signal")
         self.job.signal_ranks("CONT", *self.hosts)
-        self.job.until(lambda: "back into the queue" in self.job.log, "requeue")
-        assert self.status["state"] == "saved" and 10 <= self.status["step"] < 150
+        self.job.until(lambda: self.job.field("Restarts") != "0", "requeue")
+        assert f"step {self.step()} is saved" in self.job.log and 10 <= self.step() < 150
 
 
 def preempted(cluster: Cluster, root: Path) -> Training:
