@@ -146,6 +146,7 @@ def test_a_host_that_is_cut_off_is_named_within_the_timeout(scenarios):
     assert training.job.field("Restarts") == "0"
 
 
+@pytest.mark.long
 def test_what_is_cancelled_does_not_come_back(cluster, root, scenarios):
     scenarios["cut_off"].result()
     training = Training(cluster, root, "cancelled", "n7", "train.steps=100000")

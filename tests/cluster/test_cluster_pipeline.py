@@ -101,6 +101,7 @@ def test_a_sweep_has_trials_on_both_hosts_at_once(cluster, jobs, root):
         torch.testing.assert_close(ours[key], alone[key], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 def test_two_jobs_on_the_same_hosts_leave_each_other_alone(cluster, jobs, root):
     """Each has a Ray cluster of its own; the second one is at work when the first one's ends."""
     jobs["eval"].end()
@@ -125,6 +126,7 @@ def test_nothing_is_left_but_what_is_others(cluster, jobs):
         assert "stego-ray" not in cluster.on(host, "ls", "/tmp")
 
 
+@pytest.mark.long
 def test_a_ray_cluster_on_named_hosts(cluster, tmp_path):
     """`ssh` is a command here that goes to a virtual host."""
     ssh = cluster.folder / "ssh"
