@@ -99,8 +99,8 @@ def test_labels_that_were_used_are_admitted(tmp_path, capsys):
 def test_what_is_printed(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     found = found_sweep()
+    print_sweep(found, tmp_path)
     said = " ".join(capsys.readouterr().out.split())  # wherever lines end
-    said = capsys.readouterr().out
     assert (
         "3 of 8 trials finished, 1 stopped, 1 failed, 1 collapsed" in said
         and "label-free score with mIoU: 0.62" in said
