@@ -179,6 +179,11 @@ class RunDir:
         return self.root / "model.safetensors"
 
     @property
+    def names(self) -> Path:
+        """Names and colours that people gave the clusters."""
+        return self.root / "names.yaml"
+
+    @property
     def results(self) -> Path:
         """Every number of the evaluation."""
         return self.root / "results.json"

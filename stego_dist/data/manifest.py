@@ -151,6 +151,11 @@ class ShardSet:
         return [c.colour for c in self.manifest.card.classes or []]
 
     @property
+    def described_classes(self) -> list[dict[str, Any]]:
+        """Names and colours of the classes, for files."""
+        return [c.model_dump(mode="json") for c in self.manifest.card.classes or []]
+
+    @property
     def num_classes(self) -> int | None:
         """Number of classes; None when none are known."""
         return self.manifest.card.num_classes

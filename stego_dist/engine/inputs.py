@@ -28,7 +28,12 @@ AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def training_precision(config: Config, device: torch.device) -> torch.autocast:
     """The arithmetic of forwards by train.precision, as a context."""
-    dtype = AUTOCAST[config.train.precision]
+    return autocast(config.train.precision, device)
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The arithmetic of forwards at a precision (fp32, bf16, fp16), as a context."""
+    dtype = AUTOCAST[precision]
     return torch.autocast(device.type, dtype, enabled=dtype is not None)
 
 

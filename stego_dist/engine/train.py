@@ -276,7 +276,7 @@ class Trainer:
             state.selected = None
         share, clustering = self.learner.cluster(self.stop)
         self.monitor.finished(share)
-        found = {"clustering": clustering}
+        found: dict[str, Any] = {"clustering": clustering, "classes": self.learner.shard_set.described_classes}
         if self.score is not None:
             score = self.score(self.segmenter, self.config.eval.clusters)
             found["label_free"] = {name.removeprefix("val/"): value for name, value in score.items()}

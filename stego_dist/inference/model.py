@@ -1,0 +1,352 @@
+"""A trained run as a function of images.
+
+1. an image is brought to the scale the run was trained at (its shorter side has eval.resolution pixels), or kept;
+2. windows cover it: one for most images, several for long or large ones;
+3. windows of one size, of whichever images, go through backbone and head together;
+4. their scores are blended on the network's grid: a `Segmentation` (see segmentation.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from stego_dist.config import Config, load_config
+from stego_dist.data.manifest import ShardSet
+from stego_dist.data.sources import MAX_PIXELS, open_image
+from stego_dist.data.transforms import Resize, to_training_view
+from stego_dist.engine.inputs import autocast, make_backbone
+from stego_dist.engine.predict import LINEAR
+from stego_dist.errors import UserError
+from stego_dist.inference.names import NamedClass, Names, clusters_digest, default_names, read_names
+from stego_dist.inference.segmentation import Segmentation
+from stego_dist.inference.windows import Blend, Window, cover
+from stego_dist.models.backbone import Backbone
+from stego_dist.models.segmenter import Segmenter, averaged_code
+from stego_dist.rundir import RunDir, read_json
+
+Readout = Literal["kmeans", "learned", "linear"]
+Scale = int | Literal["native"]
+ImageLike = str | Path | bytes | Image.Image | NDArray[np.uint8]
+"""A file, its bytes, a PIL image, or an RGB array uint8 (H, W, 3)."""
+LARGE = 2
+"""Sides of a window, in resolutions: what is shorter on both sides is looked at in one piece."""
+OVERLAP = 4
+"""The part of a window's side that it shares with the next: one over this."""
+
+
+class Raster(Protocol):
+    """An image that can be read in parts."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) in its own pixels."""
+
+    def scaled(self, height: int, width: int) -> Raster:
+        """The same resized."""
+
+    def region(self, top: int, left: int, height: int, width: int) -> Tensor:
+        """uint8 (3, height, width) on the host; what lies beyond repeats the last row and column."""
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A `Raster` in memory: uint8 (3, H, W)."""
+
+    pixels: Tensor
+    resize: Resize = "bilinear"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.pixels.shape[1], self.pixels.shape[2]
+
+    def scaled(self, height: int, width: int) -> Pixels:
+        """Resized as evaluation resizes."""
+        if (height, width) == self.size:
+            return self
+        image = Image.fromarray(self.pixels.permute(1, 2, 0).numpy())
+        return replace(self, pixels=to_training_view(image, min(height, width), self.resize, "none"))
+
+    def region(self, top: int, left: int, height: int, width: int) -> Tensor:
+        """A part."""
+        part = self.pixels[:, top : top + height, left : left + width]
+        return pad_to(part, height, width)
+
+
+def pad_to(part: Tensor, height: int, width: int) -> Tensor:
+    """(C, h, w) with its last row and column repeated up to (C, height, width)."""
+    rows = torch.arange(height).clamp(max=part.shape[1] - 1)
+    columns = torch.arange(width).clamp(max=part.shape[2] - 1)
+    return part if part.shape[1:] == (height, width) else part[:, rows][:, :, columns]
+
+
+class Scorer(nn.Module):
+    """Backbone, head and one readout in one module: uint8 images (B, 3, H, W) → scores (B, K, h, w), lengths (B, h, w).
+
+    Scores are products of codes with unit centres, or logits of the linear probe, whose lengths are 1.
+    """
+
+    def __init__(self, backbone: Backbone, segmenter: Segmenter, readout: Readout, *, flip: bool) -> None:
+        super().__init__()
+        self.backbone, self.segmenter, self.readout, self.flip = backbone, segmenter, readout, flip
+        self.eval()
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        feats = self.backbone(torch.cat([images, images.flip(-1)]) if self.flip else images)
+        code = averaged_code(self.segmenter.encode, feats, self.flip)
+        if self.readout == LINEAR:
+            assert self.segmenter.linear is not None
+            scores = self.segmenter.linear(code[:, : self.segmenter.head.code_dim])
+            return scores, scores.new_ones(len(scores), *scores.shape[2:])
+        centres = self.segmenter.centres(self.readout)
+        code = code[:, : centres.shape[1]]
+        return torch.einsum("bchw,kc->bkhw", code, F.normalize(centres, dim=1)), code.norm(dim=1)
+
+
+class Model:
+    """A trained run, ready for images. Made by `Model.load`.
+
+    Calls are safe from one thread at a time.
+    """
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        names: Names,
+        *,
+        scale: Scale,
+        resize: Resize = "bilinear",
+        window: int,
+        precision: str = "fp32",
+        device: torch.device | str = "cpu",
+    ) -> None:
+        """scale: pixels of the shorter side as the network sees it, or "native"; window: most pixels of a side that go
+        through the network in one piece; precision: fp32, bf16 or fp16."""
+        self.device, self.precision = torch.device(device), precision
+        self.scorer, self.names, self.scale, self.resize = scorer.to(self.device), names, scale, resize
+        self.stride = scorer.backbone.stride
+        self.side = max(1, window // self.stride)
+        self.overlap = max(1, self.side // OVERLAP) if self.side > 1 else 0
+
+    @classmethod
+    def load(
+        cls,
+        run: str | Path,
+        *,
+        device: str = "auto",
+        readout: Readout | None = None,
+        scale: Scale | None = None,
+        window: int | None = None,
+        flip: bool | None = None,
+        overrides: Sequence[str] = (),
+    ) -> Model:
+        """The model of a run directory, under the names in its names.yaml.
+
+        device: "auto" takes a GPU where there is one. readout: the run's headline clusters (eval.clusters) where it is
+        None. scale, flip: as the run is evaluated. window: twice the resolution. overrides: of the run's configuration,
+        for instance where the backbone's weights lie now. Nothing is unpickled but a backbone's own file, as tensors.
+        Raises UserError: no run, damaged, no such readout, another backbone.
+        """
+        opened = OpenedRun.open(Path(run), overrides)
+        chosen = readout or opened.config.eval.clusters
+        if chosen == LINEAR and opened.segmenter.linear is None:
+            raise UserError(f"{run} has no linear probe: it was trained without labels; take kmeans or learned")
+        e = opened.config.eval
+        place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        scorer = Scorer(make_backbone(opened.config), opened.segmenter, chosen, flip=e.flip if flip is None else flip)
+        return cls(
+            scorer, opened.names(chosen), scale=scale or e.resolution, resize=opened.config.data.image_resize,
+            window=window or LARGE * e.resolution, precision=opened.config.train.precision, device=place,
+        )  # fmt: skip
+
+    def __call__(self, image: ImageLike) -> Segmentation:
+        """Segment one image. Raises UserError when it can't be read."""
+        return next(self.segment([image]))
+
+    def segment(self, images: Iterable[ImageLike], batch_size: int = 8) -> Iterator[Segmentation]:
+        """Segment images, in their order; windows of one size go through the network together."""
+        rasters = ((number, self.raster(image)) for number, image in enumerate(images))
+        waiting: dict[int, Segmentation] = {}
+        due = 0
+        for number, raster, found in self.segment_rasters(rasters, batch_size):
+            assert isinstance(raster, Pixels)
+            waiting[number] = replace(found, image=raster.pixels.permute(1, 2, 0).numpy())
+            while due in waiting:
+                yield waiting.pop(due)
+                due += 1
+
+    def raster(self, image: ImageLike) -> Pixels:
+        """An image in memory. Raises UserError when it can't be read."""
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                raise UserError(f"an image as an array is uint8 (H, W, 3), not {image.dtype} {image.shape}")
+            array = image
+        elif isinstance(image, Image.Image):
+            array = np.array(image.convert("RGB"))
+        else:
+            array = np.array(open_image(Path(image) if isinstance(image, str) else image))
+        if not array.size:
+            raise UserError("an image without pixels")
+        return Pixels(torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1), self.resize)
+
+    def segment_rasters(
+        self, rasters: Iterable[tuple[int, Raster]], batch_size: int = 8
+    ) -> Iterator[tuple[int, Raster, Segmentation]]:
+        """Segmentations of numbered rasters, without their images, in the order in which they are finished.
+
+        Images whose windows have one size wait for each other until `batch_size` windows are there; at most
+        4·batch_size images wait.
+        """
+        queue = _Queue(self, batch_size)
+        for number, raster in rasters:
+            yield from queue.add(number, raster)
+        yield from queue.flush()
+
+    def seen_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Size (H, W) at which the network sees an image. Raises UserError for one that is too long for its width."""
+        height, width = size
+        if self.scale == "native":
+            return size
+        longer = int(self.scale * max(size) / min(size))
+        if longer * self.scale > MAX_PIXELS:
+            raise UserError(
+                f"an image of {width}×{height} pixels would be seen at {longer}×{self.scale}; cut it into pieces"
+            )
+        return (self.scale, longer) if height <= width else (longer, self.scale)
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """What a run directory holds for inference."""
+
+    run: RunDir
+    config: Config
+    segmenter: Segmenter
+    meta: dict[str, Any]
+
+    @classmethod
+    def open(cls, root: Path, overrides: Sequence[str] = ()) -> OpenedRun:
+        """Read configuration and trained part. Raises UserError."""
+        run = RunDir(root)
+        if not run.config.is_file():
+            raise UserError(f"{root} is no run: it has no config.yaml; train one with `stego-dist train CONFIG`")
+        segmenter, meta = Segmenter.load(run.model)
+        return cls(run, load_config(run.config, overrides), segmenter, meta)
+
+    def classes(self) -> list[NamedClass]:
+        """Classes of the data set the run was trained on; none where none are known."""
+        known = self.meta.get("classes")
+        if known is None:  # the run is older than that
+            try:
+                known = ShardSet.open(self.config.data.shards, self.config.data.storage).described_classes
+            except UserError:
+                return []
+        return [NamedClass(c["name"], tuple(c["colour"])) for c in known]
+
+    def digest(self, readout: Readout) -> str:
+        """What names.yaml is `of`."""
+        return clusters_digest(readout, self.segmenter.centres(readout).numpy().tobytes())
+
+    def defaults(self, readout: Readout) -> Names:
+        """Names before anybody gave any."""
+        classes = self.classes()
+        if readout == LINEAR:
+            assert self.segmenter.linear is not None
+            count = self.segmenter.linear.conv.out_channels
+            named = classes or [NamedClass(f"class {i}", c.colour) for i, c in enumerate(default_names(count).classes)]
+            return Names(tuple(named), tuple(range(count)))
+        return default_names(self.segmenter.num_clusters, classes, self._matching(readout) if classes else None)
+
+    def names(self, readout: Readout) -> Names:
+        """The names of RUN/names.yaml for the headline clusters, of the defaults for others."""
+        defaults = self.defaults(readout)
+        if readout != self.config.eval.clusters:
+            return defaults
+        return read_names(self.run.names, defaults, self.digest(readout))
+
+    def _matching(self, readout: Readout) -> list[int] | None:
+        """Class by cluster as an evaluation found it, by majority where there are more clusters than classes."""
+        if not self.run.results.exists():
+            return None
+        results = read_json(self.run.results, "the run's results", "Run `stego-dist eval` again.")
+        entry = results.get("measures", {}).get(readout, {})
+        found = entry.get("majority_matching", entry).get("cluster_to_class")
+        return found if found is not None and len(found) == self.segmenter.num_clusters else None
+
+
+class _Waiting:
+    """An image some of whose windows have not been through the network."""
+
+    def __init__(self, number: int, raster: Raster, model: Model) -> None:
+        self.number, self.raster, self.model = number, raster, model
+        self.seen = model.seen_size(raster.size)
+        self.scaled = raster.scaled(*self.seen)
+        self.grid = -(-self.seen[0] // model.stride), -(-self.seen[1] // model.stride)
+        self.windows = cover(self.grid[0], self.grid[1], model.side, model.overlap)
+        self.scores: Blend | None = None
+
+    def pixels(self, window: Window) -> Tensor:
+        stride = self.model.stride
+        return self.scaled.region(
+            window.top * stride, window.left * stride, window.height * stride, window.width * stride
+        )
+
+    def add(self, number: int, values: Tensor) -> None:
+        """Scores and, in the last channel, lengths of a window."""
+        self.scores = self.scores or Blend(len(values), *self.grid, self.windows, self.model.overlap)
+        self.scores.add(number, values)
+
+    def segmentation(self) -> Segmentation:
+        assert self.scores is not None
+        values = self.scores.result()
+        linear = self.model.scorer.readout == LINEAR
+        extent = (self.seen[0] / self.model.stride, self.seen[1] / self.model.stride)
+        lengths = None if linear else values[-1]
+        return Segmentation(values[:-1], lengths, self.raster.size, extent, self.model.names)
+
+
+class _Queue:
+    """Windows that wait for others of their size."""
+
+    def __init__(self, model: Model, batch_size: int) -> None:
+        self.model, self.batch_size = model, batch_size
+        self.waiting: dict[tuple[int, int], list[tuple[_Waiting, int]]] = {}
+
+    def add(self, number: int, raster: Raster) -> Iterator[tuple[int, Raster, Segmentation]]:
+        image = _Waiting(number, raster, self.model)
+        for place, window in enumerate(image.windows):
+            same = self.waiting.setdefault((window.height, window.width), [])
+            same.append((image, place))
+            if len(same) == self.batch_size:
+                yield from self._run((window.height, window.width))
+        while sum(map(len, self.waiting.values())) > 4 * self.batch_size:
+            yield from self._run(max(self.waiting, key=lambda size: len(self.waiting[size])))
+
+    def flush(self) -> Iterator[tuple[int, Raster, Segmentation]]:
+        for size in list(self.waiting):
+            yield from self._run(size)
+
+    def _run(self, size: tuple[int, int]) -> Iterator[tuple[int, Raster, Segmentation]]:
+        some = self.waiting.pop(size, [])
+        if not some:
+            return
+        batch = torch.stack([image.pixels(image.windows[place]) for image, place in some])
+        with autocast(self.model.precision, self.model.device):
+            scores, lengths = self.model.scorer(batch.to(self.model.device))
+        values = torch.cat([scores, lengths[:, None]], 1).float().cpu()
+        for (image, place), value in zip(some, values):
+            image.add(place, value)
+            if image.scores is not None and image.scores.done:
+                yield image.number, image.raster, image.segmentation()
