@@ -15,9 +15,9 @@ def add_parser(verbs: Any) -> None:
         help="find clusters anew for a trained run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=(
-            "The head stays; k-means is done anew, and the learned cluster probe trained anew on frozen codes. Evaluate\n"
-            "the run afterwards. `auto` takes the largest number whose clusters stand apart nearly as well as those of\n"
-            "the best number, and shows the curve; without labels.\n\n"
+            "The head stays; k-means is done anew, and the learned cluster probe trained anew on frozen codes.\n"
+            "Evaluate the run afterwards. `auto` takes the largest number of clusters that stand apart nearly as\n"
+            "well as the best, and shows the curve; no labels enter.\n\n"
             "examples:\n"
             "  stego-dist cluster runs/mine --count auto\n"
             "  stego-dist cluster runs/mine --count 30 clusters.restarts=20 && stego-dist eval runs/mine"

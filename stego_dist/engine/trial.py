@@ -62,7 +62,7 @@ def _run(config: Config, report: Callable[[int, dict[str, float]], None] | None)
     accelerator = make_accelerator(config.train.precision, config.train.timeout_minutes)
     opened = keep_opened(config, accelerator.device)
     try:
-        if not _is_trained(run, config):
+        if not is_trained(run, config):
             trained = train_on(accelerator, config, resume=True, report=report, opened=opened)
             seconds = trained.seconds
             if trained.exit_code:
@@ -80,7 +80,7 @@ def _kept(run: RunDir, config: Config) -> dict[str, float] | None:
     if not run.trial.exists():
         return None
     trial = read_json(run.trial, "the trial's numbers", "Remove the file: the trial is evaluated again.")
-    same = trial.get("format") == FORMAT and trial["settings"] == _deciding(config) and _is_trained(run, config)
+    same = trial.get("format") == FORMAT and trial["settings"] == _deciding(config) and is_trained(run, config)
     return dict(trial["numbers"]) if same else None
 
 
@@ -89,7 +89,7 @@ def _deciding(config: Config) -> dict[str, Any]:
     return {key: value for key, value in settings(config).items() if key != "run_dir"}
 
 
-def _is_trained(run: RunDir, config: Config) -> bool:
+def is_trained(run: RunDir, config: Config) -> bool:
     """Whether the run is finished. Raises StaleInputError when it is one of other settings."""
     if not run.model.exists() or not run.status.exists():
         return False
