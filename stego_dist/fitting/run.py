@@ -35,7 +35,7 @@ from stego_dist.jobs.probes import Subject, measure
 from stego_dist.models.backbone import Backbone
 from stego_dist.rundir import RunDir, atomic_path, check_fingerprint, read_json, write_json
 
-FORMAT = "stego_dist.fitting/1"
+FORMAT = "stego_dist.fit/1"
 REMEDY = "Give the same options to go on, or --overwrite to begin anew."
 SEARCH = {"knn_flops": 2e9, "knn_matmul_flops": 2e9, "knn_scan_flops": 1e9, "knn_query_seconds": 1e-3}
 """What the search is taken to do, for the estimate: little beside the rest at the sizes where minutes count."""
@@ -170,7 +170,7 @@ def _result(out: Path, config: Config) -> dict[str, Any]:
         "clusters": opened.segmenter.num_clusters,
         "label_free": opened.meta.get("label_free"),
         "count": opened.meta.get("count"),
-        "rejected": len({(line.get("split"), line.get("file")) for line in lines}),
+        "rejected": len({line["file"] for line in lines}),
         "report": str(out / "report.html"),
         "names": str(opened.run.names),
     }

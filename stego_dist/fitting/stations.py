@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from collections.abc import Callable, Sequence
 
 from stego_dist import console
@@ -23,9 +25,10 @@ class Stations:
         console.say(f"\n[{self.number}/{self.total}] {what}", style="bold")
 
     def run(self, *arguments: str) -> None:
-        """Run a command. Raises UserError with the same exit code when it fails."""
+        """Run a command; its tables go to stderr. Raises UserError with the same exit code when it fails."""
         console.say("$ stego-dist " + " ".join(arguments), style="dim")
-        code = self.command(arguments)
+        with contextlib.redirect_stdout(sys.stderr):  # stdout is for the result of the whole
+            code = self.command(arguments)
         if code:
             error = UserError(f"`stego-dist {' '.join(arguments)}` ended with exit code {code}, see above")
             error.exit_code = code
