@@ -11,7 +11,7 @@ from PIL import Image
 
 from stego_dist.report.page import write_page
 from stego_dist.rundir import write_json
-from tests.report.browser import browser, find_browser
+from tests.browser import browser, find_browser
 from tests.report.made import labelled_results
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium here (apt-get install chromium)")

@@ -64,10 +64,20 @@ class Browser:
                 assert "error" not in answer, answer
                 return answer["result"]
 
-    def open(self, path: Path) -> Self:
-        """Load a file and wait until it is loaded."""
+    def open(self, address: Path | str) -> Self:
+        """Load a file or URL and wait until it is loaded."""
         self.events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=address if isinstance(address, str) else address.resolve().as_uri())
+        return self.loaded()
+
+    def reload(self) -> Self:
+        """Load the same again."""
+        self.events.clear()
+        self.call("Page.reload")
+        return self.loaded()
+
+    def loaded(self) -> Self:
+        """Wait until the page is loaded."""
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._receive()
         return self
@@ -77,6 +87,33 @@ class Browser:
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def wait(self, script: str) -> Any:
+        """The value of an expression once it is true."""
+        until = time.monotonic() + SECONDS
+        while not (value := self.run(script)):
+            assert time.monotonic() < until, f"in {SECONDS} s this did not become true: {script}"
+            time.sleep(0.02)
+        return value
+
+    def drop(self, name: str, data: bytes, selector: str = "body") -> None:
+        """Drop a file on an element."""
+        self.run(
+            f"""(() => {{
+              const bytes = Uint8Array.from(atob({json.dumps(base64.b64encode(data).decode())}), c => c.charCodeAt(0));
+              const dataTransfer = new DataTransfer();
+              dataTransfer.items.add(new File([bytes], {json.dumps(name)}));
+              const target = document.querySelector({json.dumps(selector)});
+              for (const kind of ['dragenter', 'dragover', 'drop'])
+                target.dispatchEvent(new DragEvent(kind, {{dataTransfer, bubbles: true, cancelable: true}}));
+            }})()"""
+        )
+
+    def click(self, x: float, y: float) -> None:
+        """The pointer goes to a place of the viewport, and presses."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 
     def press(self, key: str, code: int, text: str = "") -> None:
         """A key goes down and up."""

@@ -1,0 +1,87 @@
+"""`stego-dist serve RUN`: a local page to drop an image on, see its clusters, and name them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+PORT = 8000
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser(
+        "serve",
+        help="a local page to drop images on, see clusters and name them",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=(
+            "Names and colours that are given there are kept in RUN/names.yaml; nothing else is written. The page\n"
+            "asks for nothing beyond this server. From another machine: ssh -L 8000:localhost:8000 HOST\n\n"
+            "examples:\n"
+            "  stego-dist serve runs/camvid11_vitti16\n"
+            "  stego-dist serve RUN --port 0 --device cpu            any free port; the URL is printed\n"
+            "  stego-dist serve RUN backbone.weights=FILE            where the backbone's weights lie now\n"
+            "  stego-dist serve RUN --scale native --max-megapixels 100 --max-mb 200 --timeout 600"
+        ),
+    )
+    parser.add_argument("run_dir", metavar="RUN", help="folder of a trained run")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the run's")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
+    parser.add_argument("--port", type=int, default=PORT, help=f"port to listen at; 0: a free one ({PORT})")
+    parser.add_argument(
+        "--readout", choices=("kmeans", "learned", "linear"), help="what is shown (the run's eval.clusters)"
+    )
+    parser.add_argument(
+        "--scale", type=_scale, metavar="PIXELS|native", help="shorter side as the network sees it (the run's)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
+    parser.add_argument("--max-mb", type=_positive, default=32, metavar="MB", help="largest upload (32)")
+    parser.add_argument(
+        "--max-megapixels", type=_positive, default=50, metavar="MP", help="largest image, in million pixels (50)"
+    )
+    parser.add_argument(
+        "--timeout", type=_positive, default=120, metavar="S", help="seconds after which a prediction is given up (120)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until Ctrl-C or SIGTERM."""
+    from stego_dist import console
+    from stego_dist.errors import UserError
+    from stego_dist.rundir import RunDir
+
+    try:
+        from stego_dist.serve.app import Limits
+        from stego_dist.serve.server import announce, bind, make_page, serve
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        raise UserError(f"serve needs {error.name}: pip install 'stego-dist[serve]'") from None
+
+    run_dir = RunDir(Path(args.run_dir))
+    limits = Limits(int(args.max_mb * 1e6), int(args.max_megapixels * 1e6), args.timeout)
+    address = bind(args.host, args.port)
+    page = make_page(
+        run_dir, readout=args.readout, scale=args.scale, device=args.device, overrides=args.overrides, limits=limits
+    )
+    announce(run_dir, address, page.editor.locked)
+    serve(page, address)
+    console.say("stopped")
+    return 0
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, not {text}")
+    return value
+
+
+def _scale(text: str) -> int | str:
+    if text == "native":
+        return text
+    if not text.isdigit() or not int(text):
+        raise argparse.ArgumentTypeError(f"expected pixels or native, not {text}")
+    return int(text)
