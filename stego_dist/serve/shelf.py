@@ -1,6 +1,6 @@
 """What was predicted lately: enough of each image to show and recolour it, and to make its files.
 
-Kept in memory, packed: the upload as it came, the map of clusters as a PNG. The oldest go when there are too many.
+Kept in memory: the upload as it came, and scores on the network's grid. The oldest go when there are too many.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ import gzip
 import io
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -37,11 +36,9 @@ class Seen:
     key: str
     """Nobody guesses it, so that whoever reaches the server sees their own images only."""
     name: str
-    size: tuple[int, int]
-    """(H, W)."""
     upload: bytes
-    clusters: bytes
-    """Winning clusters (H, W) as a PNG."""
+    found: Segmentation
+    """Without the image."""
     shares: tuple[float, ...]
     """Share of the pixels, by cluster."""
     preview: bytes
@@ -54,32 +51,28 @@ class Seen:
     @cached_property
     def weight(self) -> int:
         """Bytes that are kept."""
-        return len(self.upload) + len(self.clusters) + len(self.preview) + len(self.cells)
+        return len(self.upload) + self.found.scores.nbytes + len(self.preview) + len(self.cells)
 
     def described(self) -> dict[str, Any]:
         """What the page needs besides pictures."""
+        (height, width), (rows, columns) = self.found.size, self.shown
         return {
             "id": self.key,
             "name": self.name,
-            "width": self.size[1],
-            "height": self.size[0],
-            "shown": {"width": self.shown[1], "height": self.shown[0]},
+            "width": width,
+            "height": height,
+            "shown": {"width": columns, "height": rows},
             "shares": self.shares,
         }
 
     def labels(self, names: Names) -> bytes:
         """PNG of classes with their palette, as `predict` writes it."""
-        return _png(self._segmentation(names).index_image())
+        return _png(self.found.renamed(names).index_image())
 
     def overlay(self, names: Names, opacity: float) -> bytes:
         """PNG of the colours over the image."""
         image = np.asarray(open_image(self.upload, self.name))
-        return _png(self._segmentation(names, image).overlay(opacity))
-
-    def _segmentation(self, names: Names, image: NDArray[np.uint8] | None = None) -> Segmentation:
-        """What was predicted, without scores."""
-        clusters = np.array(Image.open(io.BytesIO(self.clusters))).astype(np.int16)
-        return Segmentation(torch.empty(0), None, self.size, (0.0, 0.0), names, image, refined=clusters)
+        return _png(replace(self.found, names=names, image=image).overlay(opacity))
 
 
 def look_at(model: Model, upload: bytes, name: str, max_pixels: int) -> Seen:
@@ -92,25 +85,22 @@ def look_at(model: Model, upload: bytes, name: str, max_pixels: int) -> Seen:
             f"{name}: {image.width}×{image.height} pixels would be seen at {width}×{height}, which is more than "
             f"{max_pixels / 1e6:g} million (--max-megapixels); cut it into pieces.",
         )
-    found = model(np.array(image)).clusters
-    size = image.height, image.width
+    found = model(np.array(image))
+    clusters = found.clusters
     image.thumbnail((SHOWN, SHOWN), reducing_gap=2.0)
     preview = io.BytesIO()
     image.save(preview, "JPEG", quality=90)
-    rows, columns = (_sampled(all_, some) for all_, some in zip(size, (image.height, image.width)))
-    cells = found[rows][:, columns].astype("<u2").tobytes()
-    clusters = len(model.names.of_cluster)
-    counts = np.bincount(found.ravel(), minlength=clusters)
+    rows, columns = (_sampled(all_, some) for all_, some in zip(found.size, (image.height, image.width)))
+    counts = np.bincount(clusters.ravel(), minlength=len(model.names.of_cluster))
     return Seen(
         key=secrets.token_urlsafe(12),
         name=name,
-        size=size,
         upload=upload,
-        clusters=_png(Image.fromarray(found.astype(np.uint8 if clusters <= 256 else np.uint16))),
-        shares=tuple((counts / found.size).tolist()),
+        found=replace(found, image=None),
+        shares=tuple((counts / clusters.size).tolist()),
         preview=preview.getvalue(),
         shown=(image.height, image.width),
-        cells=gzip.compress(cells, 1),
+        cells=gzip.compress(clusters[rows][:, columns].astype("<u2").tobytes(), 1),
     )
 
 
