@@ -28,6 +28,32 @@ def find_browser() -> str | None:
     return next((path for path in map(shutil.which, NAMES) if path), None)
 
 
+CONTRAST = """
+(() => {
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const rgb = (colours) => {
+    canvas.clearRect(0, 0, 1, 1);
+    for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const light = (colours) => {
+    const linear = (v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+    const [r, g, b] = rgb(colours).map(v => linear(v / 255));
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const ground = (e) => {
+    const over = [];  // what is seen through comes first
+    for (; e; e = e.parentElement) over.unshift(getComputedStyle(e).backgroundColor);
+    return ['white', ...over];
+  };
+  const words = 'p, td, th, dt, dd, li, a, h1, h2, figcaption, label, summary, button, kbd';
+  return [...document.querySelectorAll(words)].map(e => {
+    const [a, b] = [light([...ground(e), getComputedStyle(e).color]), light(ground(e))].sort((x, y) => y - x);
+    return (a + .05) / (b + .05);
+  }).reduce((x, y) => Math.min(x, y));
+})()"""
+
+
 class Browser:
     """One page of a browser; what it reported is in `events`."""
 
@@ -120,6 +146,10 @@ class Browser:
         for kind in ("keyDown", "keyUp"):
             more = {"text": text} if text and kind == "keyDown" else {}
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **more)
+
+    def least_contrast(self) -> float:
+        """The least contrast of visible text with its ground, as WCAG has it."""
+        return float(self.run(CONTRAST))
 
     def complaints(self) -> list[str]:
         """Uncaught exceptions, errors and warnings of the console, and requests that left the page."""

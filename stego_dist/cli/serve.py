@@ -56,9 +56,10 @@ def run(args: argparse.Namespace) -> int:
         from stego_dist.serve.app import Limits
         from stego_dist.serve.server import announce, bind, make_page, serve
     except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
+        missing = str(error.name).partition(".")[0]
+        if missing not in ("starlette", "uvicorn"):
             raise
-        raise UserError(f"serve needs {error.name}: pip install 'stego-dist[serve]'") from None
+        raise UserError(f"serve needs {missing}: pip install 'stego-dist[serve]'") from None
 
     run_dir = RunDir(Path(args.run_dir))
     limits = Limits(int(args.max_mb * 1e6), int(args.max_megapixels * 1e6), args.timeout)

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ POLICY = {
     "cross-origin-opener-policy": "same-origin",
     "cache-control": "no-store",
 }
+_NETLOC = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([\w.-]+))(?::\d{1,5})?", re.ASCII)
 
 
 class Guard:
@@ -73,12 +75,9 @@ def _from_the_page(headers: Headers) -> bool:
 
 
 def _host(netloc: str) -> str | None:
-    """The host of "host:port", in lower case; None where it is neither."""
-    try:
-        parts = urlsplit(f"//{netloc}")
-        return parts.hostname if parts.netloc == netloc and (parts.port is None or parts.port >= 0) else None
-    except ValueError:
-        return None
+    """The host of "host:port", in lower case, an IPv6 address without its brackets; None where it is neither."""
+    found = _NETLOC.fullmatch(netloc)
+    return (found[1] or found[2]).lower() if found else None
 
 
 def _is_address(name: str) -> bool:

@@ -57,6 +57,8 @@ class Address:
 
 def bind(host: str, port: int) -> Address:
     """Listen; port 0 takes a free one. Raises UserError: no such host, a port that is taken."""
+    if not 0 <= port < 1 << 16:
+        raise UserError(f"cannot listen at {host}, port {port}: a port is a number from 0 to {(1 << 16) - 1}")
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind, protocol)
@@ -67,9 +69,10 @@ def bind(host: str, port: int) -> Address:
         except OSError:
             listener.close()
             raise
-    except (OSError, OverflowError) as error:
-        cause = getattr(error, "strerror", None) or error
-        raise UserError(f"cannot listen at {host}, port {port}: {cause}. --port 0 takes a free port") from None
+    except OSError as error:
+        raise UserError(
+            f"cannot listen at {host}, port {port}: {error.strerror or error}. --port 0 takes a free port"
+        ) from None
     return Address(listener, host)
 
 

@@ -1,6 +1,6 @@
 """What was predicted lately: enough of each image to show and recolour it, and to make its files.
 
-Kept in memory: the upload as it came, and scores on the network's grid. The oldest go when there are too many.
+Kept in memory, packed: the upload as it came, the map of clusters as a PNG. The oldest go when there are too many.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import gzip
 import io
 import secrets
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,6 @@ from PIL import Image
 from stego_dist.data.sources import open_image
 from stego_dist.inference.model import Model
 from stego_dist.inference.names import Names
-from stego_dist.inference.segmentation import Segmentation
 from stego_dist.serve.refusals import Refused
 
 KEEP = 12
@@ -36,9 +35,11 @@ class Seen:
     key: str
     """Nobody guesses it, so that whoever reaches the server sees their own images only."""
     name: str
+    size: tuple[int, int]
+    """(H, W)."""
     upload: bytes
-    found: Segmentation
-    """Without the image."""
+    clusters: bytes
+    """Winning clusters (H, W) as a PNG."""
     shares: tuple[float, ...]
     """Share of the pixels, by cluster."""
     preview: bytes
@@ -51,11 +52,11 @@ class Seen:
     @cached_property
     def weight(self) -> int:
         """Bytes that are kept."""
-        return len(self.upload) + self.found.scores.nbytes + len(self.preview) + len(self.cells)
+        return len(self.upload) + len(self.clusters) + len(self.preview) + len(self.cells)
 
     def described(self) -> dict[str, Any]:
         """What the page needs besides pictures."""
-        (height, width), (rows, columns) = self.found.size, self.shown
+        (height, width), (rows, columns) = self.size, self.shown
         return {
             "id": self.key,
             "name": self.name,
@@ -67,12 +68,28 @@ class Seen:
 
     def labels(self, names: Names) -> bytes:
         """PNG of classes with their palette, as `predict` writes it."""
-        return _png(self.found.renamed(names).index_image())
+        return _png(index_picture(self._labels(names), names))
 
     def overlay(self, names: Names, opacity: float) -> bytes:
         """PNG of the colours over the image."""
-        image = np.asarray(open_image(self.upload, self.name))
-        return _png(replace(self.found, names=names, image=image).overlay(opacity))
+        colours = np.array([c.colour for c in names.classes], np.uint8)[self._labels(names)]
+        return _png(Image.blend(open_image(self.upload, self.name), Image.fromarray(colours), opacity))
+
+    def _labels(self, names: Names) -> NDArray[np.uint16]:
+        """Class of every pixel (H, W)."""
+        found: NDArray[np.uint16] = np.array(names.of_cluster, np.uint16)[
+            np.array(Image.open(io.BytesIO(self.clusters)))
+        ]
+        return found
+
+
+def index_picture(labels: NDArray[np.integer], names: Names) -> Image.Image:
+    """Class ids (H, W) as an image with the classes' colours as palette: 8 bits, or 16 without a palette."""
+    if len(names.classes) > 256:
+        return Image.fromarray(labels.astype(np.uint16))
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette([level for c in names.classes for level in c.colour])
+    return image
 
 
 def look_at(model: Model, upload: bytes, name: str, max_pixels: int) -> Seen:
@@ -85,22 +102,23 @@ def look_at(model: Model, upload: bytes, name: str, max_pixels: int) -> Seen:
             f"{name}: {image.width}×{image.height} pixels would be seen at {width}×{height}, which is more than "
             f"{max_pixels / 1e6:g} million (--max-megapixels); cut it into pieces.",
         )
-    found = model(np.array(image))
-    clusters = found.clusters
+    found, size = model(np.array(image)).clusters, (image.height, image.width)
+    clusters = len(model.names.of_cluster)
     image.thumbnail((SHOWN, SHOWN), reducing_gap=2.0)
     preview = io.BytesIO()
     image.save(preview, "JPEG", quality=90)
-    rows, columns = (_sampled(all_, some) for all_, some in zip(found.size, (image.height, image.width)))
-    counts = np.bincount(clusters.ravel(), minlength=len(model.names.of_cluster))
+    rows, columns = (_sampled(all_, some) for all_, some in zip(size, (image.height, image.width)))
+    counts = np.bincount(found.ravel(), minlength=clusters)
     return Seen(
         key=secrets.token_urlsafe(12),
         name=name,
+        size=size,
         upload=upload,
-        found=replace(found, image=None),
-        shares=tuple((counts / clusters.size).tolist()),
+        clusters=_png(Image.fromarray(found.astype(np.uint8 if clusters <= 256 else np.uint16))),
+        shares=tuple((counts / found.size).tolist()),
         preview=preview.getvalue(),
         shown=(image.height, image.width),
-        cells=gzip.compress(clusters[rows][:, columns].astype("<u2").tobytes(), 1),
+        cells=gzip.compress(found[rows][:, columns].astype("<u2").tobytes(), 1),
     )
 
 

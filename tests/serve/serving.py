@@ -1,4 +1,4 @@
-"""A tiny run whose weights are random, its page on a real server in a thread, and a client that sends what it is told."""
+"""A tiny run whose weights are random, its page on a real server in a thread, and a client that sends anything."""
 
 from __future__ import annotations
 

@@ -49,7 +49,9 @@ export class Legend {
     if (entry.share) add("bar", "").style.setProperty("--share", entry.share);
     if (entry.clusters.length > 1) add("note", listed(entry.clusters));
     button.addEventListener("click", () => this.on.choose(entry, button));
-    for (const kind of ["pointerenter", "focus"]) button.addEventListener(kind, () => this.on.light(entry.clusters));
+    const light = () => this.on.light(entry.clusters);
+    button.addEventListener("pointerenter", light);
+    button.addEventListener("focus", () => { if (button.matches(":focus-visible")) light(); });
     for (const kind of ["pointerleave", "blur"]) button.addEventListener(kind, () => this.on.light(null));
     const item = document.createElement("li");
     item.append(button);

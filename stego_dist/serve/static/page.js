@@ -31,7 +31,7 @@ function repaint(clusters = names.clusters, chosen = lit) {
 
 function light(clusters) {
   lit = clusters;
-  if (names) repaint();
+  if (!find("editor").open) repaint();
 }
 
 const legend = new Legend(find("legend"), {
