@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,10 @@ def run(args: argparse.Namespace) -> int:
         run_dir, readout=args.readout, scale=args.scale, device=args.device, overrides=args.overrides, limits=limits
     )
     announce(run_dir, address, page.editor.locked)
-    serve(page, address)
-    console.say("stopped")
+    ended = serve(page, address)
+    console.say("stopped" if ended else "stopped in the middle of a prediction")
+    if not ended:
+        os._exit(0)  # the thread that predicts would be torn down under torch, which aborts
     return 0
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from stego_dist.errors import UserError
 
+STOPPING = "The server is stopping."
+
 
 class Refused(UserError):
     """A request that is not met; the server goes on."""

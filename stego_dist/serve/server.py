@@ -21,6 +21,7 @@ from stego_dist.serve.naming import NamesEditor
 
 CONNECTIONS = 100
 GRACE_SECONDS = 3
+READOUTS = {"kmeans": "k-means clusters", "learned": "learned clusters", "linear": "linear probe"}
 
 
 @dataclass(frozen=True)
@@ -92,32 +93,46 @@ def make_page(
     facts = {
         "run": run.root.resolve().name,
         "backbone": opened.config.backbone.name,
-        "readout": chosen,
+        "readout": READOUTS[chosen],
         "seen": "their own size" if model.scale == "native" else f"{model.scale} pixels",
         "device": str(model.device),
     }
     return Page(model, NamesEditor(opened, chosen), facts, limits or Limits())
 
 
-def serve(page: Page, address: Address, ready: Callable[[uvicorn.Server], Any] = lambda server: None) -> None:
+class _Server(uvicorn.Server):
+    """Tells those who wait for a prediction that it stops."""
+
+    def __init__(self, config: uvicorn.Config, page: Page) -> None:
+        super().__init__(config)
+        self._page = page
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End connections."""
+        self._page.worker.stop()
+        await super().shutdown(sockets)
+
+
+def serve(page: Page, address: Address, ready: Callable[[uvicorn.Server], Any] = lambda server: None) -> bool:
     """Answer until SIGINT, SIGTERM, or `should_exit` of the server that `ready` is given.
 
-    Connections get GRACE_SECONDS to end. In a thread that is not the main one no signal is looked at.
+    Connections and a prediction in work get GRACE_SECONDS each to end; False where the prediction did not: its thread
+    would disturb the end of the interpreter. In a thread that is not the main one no signal is looked at.
     """
     config = uvicorn.Config(
         page.app(address.names), http="h11", loop="asyncio", ws="none", lifespan="off", log_config=None,
         access_log=False, server_header=False, proxy_headers=False, limit_concurrency=CONNECTIONS,
         timeout_graceful_shutdown=GRACE_SECONDS,
     )  # fmt: skip
-    server = uvicorn.Server(config)
+    server = _Server(config, page)
     ready(server)
     main = threading.current_thread() is threading.main_thread()
     # uvicorn stops at these signals, then raises them again for the handlers that were there before it
     before = {number: signal.signal(number, _done) for number in (signal.SIGINT, signal.SIGTERM)} if main else {}
     try:
         server.run(sockets=[address.socket])
+        return page.worker.ended(GRACE_SECONDS)
     finally:
-        page.worker.close(GRACE_SECONDS)
         for number, handler in before.items():
             signal.signal(number, handler)
 

@@ -6,9 +6,9 @@ import asyncio
 import io
 
 from PIL import Image, UnidentifiedImageError
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
-from stego_dist.serve.refusals import Refused
+from stego_dist.serve.refusals import STOPPING, Refused
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 """Formats whose readers run: Pillow's others call programs, or are seldom used and little tested."""
@@ -17,7 +17,10 @@ LONGEST_NAME = 100
 
 
 async def read_body(request: Request, limit: int) -> bytes:
-    """A request's body, of which at most `limit` bytes are ever held. Raises Refused: larger (413), slow (408)."""
+    """A request's body, of which at most `limit` bytes are ever held.
+
+    Raises Refused: larger (413), slow (408), broken off (400), or the server stops (503).
+    """
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise _too_large(limit)
@@ -32,6 +35,10 @@ async def read_body(request: Request, limit: int) -> bytes:
                 parts.append(part)
     except TimeoutError:
         raise Refused(408, f"The upload took longer than {BODY_SECONDS:g} s and was given up.") from None
+    except ClientDisconnect:
+        raise Refused(400, "The upload broke off.") from None
+    except asyncio.CancelledError:  # by uvicorn, at the end
+        raise Refused(503, STOPPING) from None
     return b"".join(parts)
 
 

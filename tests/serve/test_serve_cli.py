@@ -18,9 +18,9 @@ from stego_dist.serve.server import announce, bind
 from tests.serve.serving import encoded, picture
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_it_prints_its_address_and_ends_when_asked(tiny_run, number, tmp_path):
-    command = [sys.executable, "-m", "stego_dist", "serve", str(tiny_run.root), "--port", "0", "--device", "cpu"]
+@pytest.mark.parametrize(("number", "busy"), [(signal.SIGINT, False), (signal.SIGTERM, True)])
+def test_it_prints_its_address_and_ends_when_asked(tiny_run, number, busy, tmp_path):
+    command = [sys.executable, "-m", "stego_dist", "serve", str(tiny_run.root), "--port", "0", "--scale", "native"]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen([*command, "--max-mb", "0.5"], stdout=subprocess.PIPE, stderr=log, text=True)
     try:
@@ -30,11 +30,20 @@ def test_it_prints_its_address_and_ends_when_asked(tiny_run, number, tmp_path):
         assert url.hostname == "127.0.0.1" and "names.yaml" in said and "NETWORK" not in said
         connection = http.client.HTTPConnection(url.netloc, timeout=60)
         connection.request("POST", "/api/images?name=a.png", encoded(picture()), {HEADER: VALUE})
-        assert connection.getresponse().status == 201  # the connection stays open
+        answer = connection.getresponse()
+        assert answer.status == 201 and answer.read()  # the connection stays open
+        if busy:
+            connection.request("POST", "/api/images?name=b.png", encoded(picture(7000, 7000)), {HEADER: VALUE})
+            other = http.client.HTTPConnection(url.netloc, timeout=60)
+            other.request("GET", "/api/state")
+            assert other.getresponse().status == 200  # by now the image is there
         process.send_signal(number)
+        if busy:
+            answer = connection.getresponse()
+            assert answer.status == 503 and b"stopping" in answer.read()
         assert process.wait(20) == 0
         said = (tmp_path / "log").read_text()
-        assert said.endswith("stopped\n") and "Traceback" not in said
+        assert said.splitlines()[-1].startswith("stopped") and "Traceback" not in said
     finally:
         process.kill()
         process.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import socket
 import struct
 import time
 import zlib
@@ -16,6 +17,7 @@ from PIL import Image, PngImagePlugin
 
 import stego_dist.serve.shelf as shelf
 from stego_dist.inference.model import Model
+from stego_dist.serve.guard import HEADER, VALUE
 from tests.serve.serving import CLUSTERS, LIMITS, encoded, picture, served
 
 
@@ -165,6 +167,30 @@ def test_only_the_last_few_are_kept(site, monkeypatch):
     monkeypatch.setattr(shelf, "KEEP_BYTES", 1)
     newest = site.upload(encoded(picture())).json["id"]
     assert [site.ask("GET", f"/api/images/{key}").status for key in (*ids, newest)] == [404, 404, 404, 200]
+
+
+def half_sent(site) -> socket.socket:
+    """A connection whose upload stands still."""
+    connection = socket.create_connection(site.netloc.split(":"), timeout=20)
+    head = f"POST /api/images HTTP/1.1\r\nHost: {site.netloc}\r\n{HEADER}: {VALUE}\r\nContent-Length: 1000\r\n\r\n"
+    connection.sendall(head.encode() + bytes(10))
+    assert site.ask("GET", "/api/state").status == 200
+    return connection
+
+
+def test_uploads_that_stand_still_or_break_off(tiny_run, monkeypatch, caplog):
+    monkeypatch.setattr("stego_dist.serve.server.GRACE_SECONDS", 0.2)
+    with served(tiny_run) as site:
+        half_sent(site).close()
+        with monkeypatch.context() as patch:
+            patch.setattr("stego_dist.serve.uploads.BODY_SECONDS", 0.1)
+            with half_sent(site) as slow:
+                assert b"408" in slow.recv(100)
+        assert site.upload(encoded(picture())).status == 201
+        last = half_sent(site)
+    with last:
+        assert b"503" in last.recv(100)
+    assert not any(record.exc_info for record in caplog.records)
 
 
 class Slow:

@@ -121,6 +121,7 @@ async function take(files) {
       if (file.size > state.limits.bytes) {
         throw new Error(`${file.name} is larger than the limit of ${state.limits.bytes / 1e6} MB (--max-mb).`);
       }
+      await file.slice(0, 1).arrayBuffer().catch(() => { throw new Error(`${file.name} can't be read. Is it a folder?`); });
       const path = `/api/images?name=${encodeURIComponent(file.name)}`;
       const { id } = await askJson(path, { method: "POST", body: file });
       await show(id);
@@ -220,7 +221,7 @@ async function begin() {
   state = await askJson("/api/state");
   document.title = `${state.run}: clusters`;
   find("run").textContent = state.run;
-  find("facts").textContent = `${state.readout} clusters · ${state.backbone} · images seen at ${state.seen} · ${state.device}`;
+  find("facts").textContent = `${state.readout} · ${state.backbone} · images seen at ${state.seen} · ${state.device}`;
   find("limits").textContent = `JPEG, PNG, WebP, TIFF, BMP or GIF, up to ${state.limits.bytes / 1e6} MB and ${state.limits.pixels / 1e6} megapixels`;
   if (state.locked) find("advice").textContent = state.locked;
   recent = JSON.parse(sessionStorage.getItem(state.server) || "[]");
