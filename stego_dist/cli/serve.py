@@ -21,29 +21,34 @@ def add_parser(verbs: Any) -> None:
             "asks for nothing beyond this server. From another machine: ssh -L 8000:localhost:8000 HOST\n\n"
             "examples:\n"
             "  stego-dist serve runs/camvid11_vitti16\n"
-            "  stego-dist serve RUN --port 0 --device cpu            any free port; the URL is printed\n"
+            "  stego-dist serve RUN --port 0 --no-flip               any free port; the URL is printed\n"
             "  stego-dist serve RUN backbone.weights=FILE            where the backbone's weights lie now\n"
             "  stego-dist serve RUN --scale native --max-megapixels 100 --max-mb 200 --timeout 600"
         ),
     )
     parser.add_argument("run_dir", metavar="RUN", help="folder of a trained run")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the run's")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1: this machine alone)")
-    parser.add_argument("--port", type=int, default=PORT, help=f"port to listen at; 0: a free one ({PORT})")
-    parser.add_argument(
-        "--readout", choices=("kmeans", "learned", "linear"), help="what is shown (the run's eval.clusters)"
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
+    parser.add_argument("--port", type=int, default=PORT, help="default: %(default)s; 0 takes a free one")
+    look = parser.add_argument_group("how images are looked at")
+    look.add_argument("--readout", choices=("kmeans", "learned", "linear"), help="default: the run's headline clusters")
+    look.add_argument(
+        "--scale", type=_scale, metavar="N|native",
+        help="pixels of the shorter side as the network sees it (default: as the run is evaluated), or no resizing",
+    )  # fmt: skip
+    look.add_argument("--window", type=_pixels, metavar="N", help="longest side in one piece (default: 2 × resolution)")
+    look.add_argument("--no-flip", action="store_true", help="don't average with the mirror image: twice as fast")
+    limits = parser.add_argument_group("limits")
+    limits.add_argument(
+        "--max-mb", type=_positive, default=32, metavar="MB", help="of an upload (default: %(default)s)"
     )
-    parser.add_argument(
-        "--scale", type=_scale, metavar="PIXELS|native", help="shorter side as the network sees it (the run's)"
+    limits.add_argument(
+        "--max-megapixels", type=_positive, default=50, metavar="MP", help="of an image (default: %(default)s)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 …")
-    parser.add_argument("--max-mb", type=_positive, default=32, metavar="MB", help="largest upload (32)")
-    parser.add_argument(
-        "--max-megapixels", type=_positive, default=50, metavar="MP", help="largest image, in million pixels (50)"
-    )
-    parser.add_argument(
-        "--timeout", type=_positive, default=120, metavar="S", help="seconds after which a prediction is given up (120)"
-    )
+    limits.add_argument(
+        "--timeout", type=_positive, default=120, metavar="S",
+        help="seconds after which a prediction is given up (default: %(default)s)",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 
@@ -66,8 +71,9 @@ def run(args: argparse.Namespace) -> int:
     limits = Limits(int(args.max_mb * 1e6), int(args.max_megapixels * 1e6), args.timeout)
     address = bind(args.host, args.port)
     page = make_page(
-        run_dir, readout=args.readout, scale=args.scale, device=args.device, overrides=args.overrides, limits=limits
-    )
+        run_dir, readout=args.readout, scale=args.scale, window=args.window, flip=False if args.no_flip else None,
+        overrides=args.overrides, limits=limits,
+    )  # fmt: skip
     announce(run_dir, address, page.editor.locked)
     ended = serve(page, address)
     console.say("stopped" if ended else "stopped in the middle of a prediction")
@@ -83,9 +89,11 @@ def _positive(text: str) -> float:
     return value
 
 
-def _scale(text: str) -> int | str:
-    if text == "native":
-        return text
+def _pixels(text: str) -> int:
     if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected pixels or native, not {text}")
+        raise argparse.ArgumentTypeError(f"expected a number of pixels, not {text}")
     return int(text)
+
+
+def _scale(text: str) -> int | str:
+    return text if text == "native" else _pixels(text)

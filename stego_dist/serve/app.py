@@ -1,7 +1,7 @@
 """The page and what it asks for.
 
     GET  /                              the page; its files are below /static
-    GET  /api/state                     the run, limits, names
+    GET  /api/state                     the run, and limits
     GET  /api/names                     names of the clusters; PUT edits them (naming.py)
     POST /api/images?name=FILE          an image as the body; predicts
     GET  /api/images/ID                 what was predicted; below it preview.jpg, cells, labels.png, overlay.png
@@ -101,7 +101,7 @@ class Page:
         """Names after an edit; on a conflict the error has the names as they are."""
         try:
             edit = json.loads(await read_body(request, EDIT_BYTES))
-        except ValueError:
+        except (ValueError, RecursionError):
             raise Refused(400, "An edit is JSON.") from None
         # from here on nothing is awaited: no other edit comes in between
         try:

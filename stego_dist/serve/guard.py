@@ -12,7 +12,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Collection
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -69,8 +68,8 @@ def _refusal(status: int, sentence: str) -> JSONResponse:
 
 
 def _from_the_page(headers: Headers) -> bool:
-    origin = headers.get("origin")
-    same = origin is None or urlsplit(origin).netloc.lower() == headers["host"].lower()
+    origin, host = headers.get("origin", "").lower(), headers["host"].lower()
+    same = origin in ("", f"http://{host}", f"https://{host}")  # https: through somebody's tunnel
     return same and headers.get("sec-fetch-site", "same-origin") == "same-origin" and headers.get(HEADER) == VALUE
 
 

@@ -82,13 +82,14 @@ def make_page(
     *,
     readout: Readout | None = None,
     scale: Scale | None = None,
-    device: str = "auto",
+    window: int | None = None,
+    flip: bool | None = None,
     overrides: Sequence[str] = (),
     limits: Limits | None = None,
 ) -> Page:
     """Load a run for its page. Raises UserError as `Model.load` does."""
     opened = OpenedRun.open(run.root, overrides)
-    model = Model.load(run.root, readout=readout, scale=scale, device=device, overrides=overrides)
+    model = Model.load(run.root, readout=readout, scale=scale, window=window, flip=flip, overrides=overrides)
     chosen = model.scorer.readout
     facts = {
         "run": run.root.resolve().name,

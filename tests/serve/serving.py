@@ -110,7 +110,7 @@ class Served:
 @contextmanager
 def served(run: RunDir, limits: Limits = LIMITS, **options: Any) -> Iterator[Served]:
     """The page of a run on a free port of loopback."""
-    page, address = make_page(run, device="cpu", limits=limits, **options), bind("127.0.0.1", 0)
+    page, address = make_page(run, limits=limits, **options), bind("127.0.0.1", 0)
     servers: list[Any] = []
     running = Event()
 

@@ -31,6 +31,7 @@ def test_names_of_this_machine_and_addresses_are_its_own(site, host):
         {HEADER: "XMLHttpRequest"},
         {HEADER: VALUE, "Origin": "http://evil.example"},
         {HEADER: VALUE, "Origin": "null"},
+        {HEADER: VALUE, "Origin": "http://["},
         {HEADER: VALUE, "Origin": "http://127.0.0.1:1"},
         {HEADER: VALUE, "Sec-Fetch-Site": "cross-site"},
         {HEADER: VALUE, "Sec-Fetch-Site": "same-site"},

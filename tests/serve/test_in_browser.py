@@ -47,7 +47,7 @@ def page(chromium, site):
 
 def seen_of(site, image):
     """What the model sees, under the names of now."""
-    return Model.load(site.run.root, device="cpu")(image)
+    return Model.load(site.run.root)(image)
 
 
 def dropped(page, image, name="street.png"):

@@ -14,7 +14,7 @@ import pytest
 from stego_dist.cli import main
 from stego_dist.errors import UserError
 from stego_dist.serve.guard import HEADER, VALUE
-from stego_dist.serve.server import announce, bind
+from stego_dist.serve.server import announce, bind, make_page
 from tests.serve.serving import encoded, picture
 
 
@@ -48,6 +48,15 @@ def test_it_prints_its_address_and_ends_when_asked(tiny_run, number, busy, tmp_p
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+def test_how_images_are_looked_at(tiny_run):
+    page = make_page(tiny_run, readout="learned", scale=64, window=48, flip=False)
+    model = page.model
+    assert (model.scorer.readout, model.scale, model.side, model.scorer.flip) == ("learned", 64, 6, False)
+    assert page.facts["readout"] == "learned clusters" and page.facts["seen"] == "64 pixels"
+    model = make_page(tiny_run, overrides=["eval.resolution=56", "eval.flip=true"]).model
+    assert (model.scorer.readout, model.scale, model.side, model.scorer.flip) == ("kmeans", 56, 14, True)
 
 
 def test_an_address_that_others_reach_is_said_loudly(tiny_run, capsys):

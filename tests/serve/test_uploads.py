@@ -27,7 +27,7 @@ def test_what_comes_back_is_what_the_model_sees(site):
     assert answer.status == 201
     seen = answer.json
     assert (seen["name"], seen["width"], seen["height"]) == ("a street", 60, 44)
-    found = Model.load(site.run.root, device="cpu")(image)
+    found = Model.load(site.run.root)(image)
     assert len(np.unique(found.clusters)) > 1
     at = f"/api/images/{seen['id']}"
     assert site.ask("GET", at).json == seen
