@@ -146,7 +146,7 @@ class Page:
     async def labels(self, request: Request) -> Response:
         """Download: classes with their palette."""
         seen, names = self._seen(request), self.editor.current()
-        return _download(await self._work(lambda: seen.labels(names)), f"{seen.name}_classes.png")
+        return _download(await self._work(lambda: seen.labels(names)), f"{seen.stem}_classes.png")
 
     async def overlay(self, request: Request) -> Response:
         """Download: colours over the image, at ?opacity= between 0 and 1."""
@@ -157,7 +157,7 @@ class Page:
             opacity = -1.0
         if not 0 <= opacity <= 1:
             raise Refused(400, "The opacity is a number from 0 to 1.")
-        return _download(await self._work(lambda: seen.overlay(names, opacity)), f"{seen.name}_overlay.png")
+        return _download(await self._work(lambda: seen.overlay(names, opacity)), f"{seen.stem}_overlay.png")
 
     def _seen(self, request: Request) -> Seen:
         return self.shelf.get(request.path_params["key"])

@@ -54,12 +54,18 @@ class Seen:
         """Bytes that are kept."""
         return len(self.upload) + len(self.clusters) + len(self.preview) + len(self.cells)
 
+    @property
+    def stem(self) -> str:
+        """What names of files made of it begin with."""
+        return self.name.rpartition(".")[0] or self.name
+
     def described(self) -> dict[str, Any]:
         """What the page needs besides pictures."""
         (height, width), (rows, columns) = self.size, self.shown
         return {
             "id": self.key,
             "name": self.name,
+            "stem": self.stem,
             "width": width,
             "height": height,
             "shown": {"width": columns, "height": rows},

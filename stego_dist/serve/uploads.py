@@ -72,8 +72,7 @@ def check_image(data: bytes, name: str, max_pixels: int) -> None:
 
 
 def plain_name(name: str) -> str:
-    """The last part of a file's name without suffix, as it may stand in sentences and in names of downloads."""
-    last = name.replace("\\", "/").rsplit("/", 1)[-1].strip()
-    stem = last.rsplit(".", 1)[0] or last
-    stem = "".join(c if c.isprintable() else "_" for c in stem).strip(". ")
-    return stem[:LONGEST_NAME] or "image"
+    """The last part of a file's name, as it may stand in sentences and in names of downloads."""
+    last = name.replace("\\", "/").rsplit("/", 1)[-1]
+    shown = "".join(c if c.isprintable() else "_" for c in last).strip(". ")
+    return shown[-LONGEST_NAME:] or "image"

@@ -79,7 +79,7 @@ def test_drop_look_name_reload_download(page, site):
     shares = found.shares()
     assert page.run(LEGEND) == sorted(shares, key=lambda name: -shares[name])
     np.testing.assert_array_equal(painted(page)[..., :3], found.colours())
-    assert "street, 60×44 pixels" in page.run("document.querySelector('#status').textContent")
+    assert "street.png, 60×44 pixels" in page.run("document.querySelector('#status').textContent")
 
     cluster = int(found.clusters[22, 30])
     x, y = place_of(page, found, cluster)
@@ -183,23 +183,26 @@ def test_views_opacity_and_back(page):
     assert page.run("document.querySelector('output').textContent") == "0 %"
 
     dropped(page, picture(80, 40, seed=5), "second.png")
-    page.wait("document.querySelector('#recent [title=second]') !== null")
+    page.wait("document.querySelector('#recent [title=\"second.png\"]') !== null")
     shown = "document.querySelector('#picture').alt"
-    assert page.run(shown) == "second" and page.run("document.querySelector('#paint').width") == 80
+    assert page.run(shown) == "second.png" and page.run("document.querySelector('#paint').width") == 80
     page.run("history.back()")
-    page.wait(f"{shown} === 'street'")
-    page.run("document.querySelector('#recent [title=second]').click()")
-    page.wait(f"{shown} === 'second'")
+    page.wait(f"{shown} === 'street.png'")
+    page.run("document.querySelector('#recent [title=\"second.png\"]').click()")
+    page.wait(f"{shown} === 'second.png'")
     assert page.complaints() == []
 
 
 def test_errors_are_sentences_and_the_page_goes_on(page, site):
     page.drop("notes.txt", b"no image")
-    assert page.wait(ERROR) == "notes is no image that can be read; send JPEG, PNG, WEBP, TIFF, BMP or GIF."
+    assert page.wait(ERROR) == "notes.txt is no image that can be read; send JPEG, PNG, WEBP, TIFF, BMP or GIF."
     page.drop("large.png", bytes(300_001))
     page.wait(f"{ERROR}.includes('larger than the limit of 0.3 MB')")
     dropped(page, picture())
     assert page.run(ERROR) == ""
+    page.drop("notes.txt", b"no image")
+    page.wait(f"{ERROR}.includes('notes.txt') && {IDLE}")
+    assert page.run("document.querySelector('#status').textContent") == "street.png, 60×44 pixels"  # it still is shown
     site.edit([0], "written elsewhere")
     page.run("document.querySelector('#here .entry').click()")
     page.wait("document.querySelector('#editor').open")

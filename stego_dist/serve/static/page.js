@@ -66,6 +66,11 @@ function render() {
   canvas.setAttribute("aria-label", `Clusters: ${parts.join(", ")}`);
 }
 
+function caption() {
+  const seen = picture.seen;
+  status.textContent = seen ? `${seen.name}, ${seen.width}×${seen.height} pixels` : "";
+}
+
 async function show(id) {
   let seen;
   try {
@@ -80,7 +85,7 @@ async function show(id) {
   work.classList.remove("empty");
   find("drop").querySelector("strong").textContent = "Drop another image here";
   switches.hidden = find("downloads").hidden = false;
-  status.textContent = `${seen.name}, ${seen.width}×${seen.height} pixels`;
+  caption();
   recent = [{ id, name: seen.name }, ...recent.filter((one) => one.id !== id)].slice(0, state.limits.kept);
   render();
   renderRecent();
@@ -127,7 +132,7 @@ async function take(files) {
       await show(id);
       history.pushState(null, "", `#${id}`);
     } catch (problem) {
-      status.textContent = "";
+      caption();
       fail(problem);
     }
   }
@@ -183,14 +188,14 @@ addEventListener("keydown", (event) => {
 find("downloads").addEventListener("click", async (event) => {
   const file = event.target.dataset.file;
   if (!file) return;
-  const { id, name } = picture.seen;
+  const { id, stem } = picture.seen;
   const opacity = switches.elements.mix.value / 100;
   try {
     const path = imageUrl(id, file === "labels" ? "/labels.png" : `/overlay.png?opacity=${opacity}`);
     const url = URL.createObjectURL(await (await ask(path)).blob());
     const link = document.createElement("a");
     link.href = url;
-    link.download = `${name}_${file === "labels" ? "classes" : "overlay"}.png`;
+    link.download = `${stem}_${file === "labels" ? "classes" : "overlay"}.png`;
     link.click();
     setTimeout(() => URL.revokeObjectURL(url), 60_000);
     fail(null);
