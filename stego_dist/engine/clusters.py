@@ -114,17 +114,28 @@ class Clusters:
         return {"feature_weight": self.feature_weight, "balance": self.balance, "margins": margins}
 
 
+def weight_of(config: Config, margins: tuple[float, float] | None) -> float:
+    """clusters.feature_weight, where it is `auto` by the margins of codes and of features."""
+    asked = config.clusters.feature_weight
+    if asked != "auto":
+        return asked
+    assert margins is not None
+    return round(FEATURES * mixture(*margins), DIGITS)
+
+
 def find_run_clusters(
-    config: Config, codes: NDArray[np.float32], features: NDArray[np.float32], clusters: int
+    config: Config,
+    codes: NDArray[np.float32],
+    features: NDArray[np.float32] | None,
+    clusters: int,
+    weight: float,
+    margins: tuple[float, float] | None,
 ) -> Clusters:
-    """A run's clusters, of codes (P, D) and of the features (P, C) at the same positions."""
-    asked, margins = config.clusters.feature_weight, None
-    if asked == "auto":
-        margins = separation(config, codes, clusters), separation(config, features, clusters)
-        weight = round(FEATURES * mixture(*margins), DIGITS)
-    else:
-        weight = asked
-    points = np.concatenate([_unit(codes), weight * _unit(features)], 1, dtype=np.float32) if weight else codes
+    """A run's clusters, of codes (P, D) and, with a weight, of the features (P, C) at the same positions."""
+    points = codes
+    if weight:
+        assert features is not None
+        points = np.concatenate([_unit(codes), weight * _unit(features)], 1, dtype=np.float32)
     centres = find_more_clusters(config, points, clusters, weight)
     largest = np.bincount(assign(points, centres.numpy())[0]).max() / len(points)
     return Clusters(centres, weight, balance_of(config, weight), margins, float(largest))

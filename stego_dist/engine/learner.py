@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stego_dist.config import Config
 from stego_dist.engine.calibrate import calibrate, calibrated_for_training, calibration_fingerprint
-from stego_dist.engine.clustering import draw_run_codes, find_on_main
+from stego_dist.engine.clustering import RunClustering
 from stego_dist.engine.coefficients import loss_settings
 from stego_dist.engine.feed import Batch
 from stego_dist.engine.forward import Forward
@@ -43,7 +43,7 @@ class Learner:
     """With numbers in place of what was `auto` in the loss."""
 
     def __init__(self, config: Config, accelerator: Accelerator, run: RunDir, opened: Opened) -> None:
-        self.config, self.accelerator = config, accelerator
+        self.config, self.accelerator, self.opened = config, accelerator, opened
         self.device = accelerator.device
         self.slots, self.groups = share_of_rank(config, accelerator.process_index, accelerator.num_processes)
         self.shard_set, self.samples = opened.shard_set, opened.training
@@ -109,10 +109,7 @@ class Learner:
 
         Returns the largest cluster's share and how clusters were found. Raises Stopped when `stop` is raised.
         """
-        features = features_of(self.config, self.samples, self.backbone, self.bank, self.device)
-        self.segmenter.eval()
-        drawn = draw_run_codes(self.config, self.accelerator, self.segmenter.head, len(self.samples), features, stop)
-        clusters = find_on_main(self.config, self.accelerator, self.segmenter, drawn, stop)
+        clusters = RunClustering(self.config, self.accelerator, self.segmenter, self.opened, stop).find()
         return clusters.largest, clusters.record()
 
 

@@ -16,16 +16,13 @@ from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.engine.calibrate import as_trained
 from stego_dist.engine.cluster_count import choose_count
-from stego_dist.engine.clustering import draw_run_codes, find_on_main
-from stego_dist.engine.clusters import Clusters
+from stego_dist.engine.clustering import RunClustering
 from stego_dist.engine.frozen import FrozenFeatures
 from stego_dist.engine.label_free import LabelFree
 from stego_dist.engine.opened import Opened
 from stego_dist.engine.probing import share, train_probes
 from stego_dist.engine.record import check_backbone
 from stego_dist.engine.setup import StopFlag, on_main_process
-from stego_dist.engine.supply import features_of
-from stego_dist.errors import UserError
 from stego_dist.models.segmenter import Segmenter
 from stego_dist.rundir import RunDir, writing_to
 
@@ -36,26 +33,23 @@ def recluster(config: Config, run: RunDir, accelerator: Accelerator, count: int 
     """Give the run `count` clusters, None: as many as its codes have modes; every launched rank calls it.
 
     Returns how they were found: the number, the curve where it was chosen, the record of clustering, the label-free
-    score. Raises UserError: no trained model, inputs that are gone or others, more clusters than points.
+    score. Raises UserError: no trained model, inputs that are gone or others.
     """
     config = as_trained(config, run)
     before, meta = Segmenter.load(run.model)
     opened = Opened(config, accelerator.device)
     check_backbone(run, opened.backbone.weights_digest())
     before = before.to(accelerator.device)
-    features = features_of(config, opened.training, opened.backbone, opened.bank, accelerator.device)
-    codes, feats = draw_run_codes(config, accelerator, before.head, len(opened.training), features, StopFlag())
     score = LabelFree(config, accelerator, opened)
     chosen = None
     if count is None:
         console.say("trying numbers of clusters")
+        codes = RunClustering(config, accelerator, before, opened, StopFlag()).codes()
         chosen = choose_count(config, before, codes, score)
         count = chosen.chosen
         console.say(f"  {count} clusters: {chosen.record()['rule']}")
-    if not 0 < count <= len(codes):
-        raise UserError(f"{count} clusters can't be found in {len(codes)} codes (clusters.points, clusters.images)")
     segmenter = _with_count(config, before, count).to(accelerator.device)
-    clusters: Clusters = find_on_main(config, accelerator, segmenter, (codes, feats), StopFlag())
+    clusters = RunClustering(config, accelerator, segmenter, opened, StopFlag()).find()
     frozen = FrozenFeatures(config, accelerator, opened.training, opened.backbone, opened.bank)
     train_probes(config, accelerator, segmenter, frozen, linear=False)
     share(segmenter, accelerator)

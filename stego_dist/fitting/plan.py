@@ -191,6 +191,6 @@ def fit_config(folder: Folder, request: Request, choice: Choice, out: Path) -> C
         "knn": {"k": neighbours, "positives": min(7, neighbours - 1)},
         "train": {"steps": choice.steps, "features": choice.features, "panels": 0},
         "clusters": {"count": request.classes or CLUSTERS},
-        "eval": {"resolution": choice.resolution, "panels": 12},
+        "eval": {"resolution": choice.resolution, "crop": "none", "panels": 12},
     }  # fmt: skip
     return config_of_tree(tree, request.overrides, "fit")
