@@ -53,8 +53,8 @@ def draw_codes(
 ) -> NDArray[np.float32]:
     """Codes (P, D) of a sample of the `count` training images, in the order of the images; the same on all ranks.
 
-    clusters.images and clusters.points bound images and codes. `encode` maps features to codes, position by position. `check` is called
-    equally often on all ranks, between chunks of images; it may raise to give up.
+    clusters.images and clusters.points bound images and codes. `encode` maps features to codes, position by position.
+    `check` is called equally often on all ranks, between chunks of images; it may raise to give up.
     """
     ids = drawn_images(config, count)
     share = np.array_split(ids, accelerator.num_processes)[accelerator.process_index]
