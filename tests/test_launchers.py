@@ -14,7 +14,11 @@ from accelerate.commands.config.config_args import ClusterConfig
 from tests.conftest import REPO
 
 LAUNCHERS = REPO / "launchers"
-SCRIPTS = sorted(p for p in LAUNCHERS.rglob("*") if p.is_file() and p.suffix not in (".yaml", ".md"))
+SCRIPTS = sorted(
+    p
+    for p in LAUNCHERS.rglob("*")
+    if p.is_file() and p.suffix not in (".yaml", ".md", ".py") and "__pycache__" not in p.parts
+)
 PROGRAMS = [p for p in SCRIPTS if p.read_text().startswith("#!")]
 
 
