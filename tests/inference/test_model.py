@@ -155,7 +155,7 @@ def test_names_come_from_the_file(own_run):
     assert [c.name for c in defaults.classes] == [f"cluster {i}" for i in range(5)]
     own_run.names.write_text("clusters: {0: {name: road}, 2: {name: road}}", "utf-8")
     assert [c.name for c in Model.load(own_run.root).names.classes] == ["road", "cluster 1", "cluster 3", "cluster 4"]
-    assert [c.name for c in Model.load(own_run.root, readout="learned").names.classes][0] == "cluster 0"
+    assert Model.load(own_run.root, readout="learned").names.classes[0].name == "cluster 0"
     write_names(own_run.names, defaults, opened.digest("learned"))
     with pytest.raises(UserError, match="clustered again"):
         Model.load(own_run.root)
