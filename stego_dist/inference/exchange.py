@@ -103,7 +103,7 @@ def write_label_studio(path: Path, records: Iterable[Record], names: Names, mode
 def write_lists(path: Path, head: dict[str, Any], lists: dict[str, Iterable[Record]]) -> None:
     """A JSON object, atomically: the fields of `head`, then lists whose entries are never all in memory."""
     with atomic_path(path) as tmp, tmp.open("w", encoding="utf-8") as file:
-        file.write(json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False).rstrip("}").rstrip())
+        file.write(json.dumps(head, indent=2, ensure_ascii=False, allow_nan=False).removesuffix("\n}"))
         for name, entries in lists.items():
             file.write(f",\n  {json.dumps(name)}: ")
             _write_list(file, entries)

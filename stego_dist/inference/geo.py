@@ -49,13 +49,17 @@ def wants_parts(path: Path, where: str) -> bool:
             placed = file.crs or file.gcps[0] or not file.transform.is_identity
             return bool(placed or file.height * file.width >= LARGE)
         return False
-    with contextlib.suppress(Exception), warnings.catch_warnings():  # what is wrong with it decoding will say
-        warnings.simplefilter("ignore")
-        with Image.open(path) as image:
-            if image.width * image.height <= MAX_PIXELS:
-                return False
-            size = f"{image.width}×{image.height}"
-        raise UserError(f"{where}: {size} pixels are more than the limit of {MAX_PIXELS}; {INSTALL}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                large = image.width * image.height > MAX_PIXELS
+    except Image.DecompressionBombError:
+        large = True
+    except Exception:  # decoding will say what is wrong with it
+        return False
+    if large:
+        raise UserError(f"{where}: more pixels than the limit of {MAX_PIXELS}; {INSTALL}")
     return False
 
 
@@ -131,7 +135,7 @@ class TiffRaster:
                 table[value] = colour[:3]
             return np.ascontiguousarray(table[array[0].clip(0, len(table) - 1)].transpose(2, 0, 1))
         eight = (array >> 8).astype(np.uint8) if array.dtype == np.uint16 else array.astype(np.uint8, copy=False)
-        return np.ascontiguousarray(np.broadcast_to(eight, (3, *eight.shape[1:])))
+        return eight if len(eight) == 3 else np.repeat(eight, 3, 0)
 
 
 @contextlib.contextmanager
