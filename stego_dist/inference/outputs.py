@@ -31,8 +31,8 @@ RECORDS = "records"
 FOLDERS = ("index", "overlay", "probabilities", RECORDS)
 OVERLAY_PIXELS, OVERLAY_SIDE = 1 << 24, 16_383
 """Overlays of larger images are reduced to so many pixels; the side is what WebP takes."""
-DIGITS = 6
-"""Of shares and confidences."""
+SHARE_DIGITS, CONFIDENCE_DIGITS = 6, 4
+"""Of what is written; the rounding of other batch sizes is far below."""
 
 
 class Outputs:
@@ -105,7 +105,8 @@ class Outputs:
             "width": width,
             "height": height,
             "classes": {
-                c: {"share": round(shares[c], DIGITS), "confidence": round(confidences[c], DIGITS)} for c in shares
+                c: {"share": round(shares[c], SHARE_DIGITS), "confidence": round(confidences[c], CONFIDENCE_DIGITS)}
+                for c in shares
             },
             "outputs": outputs,
         }

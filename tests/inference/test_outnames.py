@@ -10,9 +10,9 @@ import pytest
 from stego_dist.inference.outnames import LONGEST, Called, output_names, safe
 
 HOSTILE = [
-    "../../etc/passwd", "/etc/passwd", "..", ".", "", "a/../../b", "..\\..\\b", "C:\\x\\y", "a\x00b", "a\nb", "\x1b[31m",
-    ".hidden", "...", "a/./b", "a//b", "~root", "$(reboot)", "`x`", "<b>&\"'", "a" * 5000, "é" * 200, "/".join("ab" * 500),
-    "x.png/y", "con", "-rf", "a\udcffb", "雪/山", "a b", "x.tmp", "..hidden/..x",
+    "../../etc/passwd", "/etc/passwd", "..", ".", "", "a/../../b", "..\\..\\b", "C:\\x\\y", "a\x00b", "a\nb",
+    "\x1b[31m", ".hidden", "...", "a/./b", "a//b", "~root", "$(reboot)", "`x`", "<b>&\"'", "a" * 5000, "é" * 200,
+    "/".join("ab" * 500), "x.png/y", "con", "-rf", "a\udcffb", "雪/山", "a b", "x.tmp", "..hidden/..x",
 ]  # fmt: skip
 
 
