@@ -147,14 +147,14 @@ class Model:
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise UserError(f"an image as an array is uint8 (H, W, 3), not {image.dtype} {image.shape}")
-            array = image
+            found = Pixels(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
         elif isinstance(image, Image.Image):
-            array = np.array(image.convert("RGB"))
+            found = Pixels.of(image.convert("RGB"))
         else:
-            array = np.array(open_image(Path(image) if isinstance(image, str) else image))
-        if not array.size:
+            found = Pixels.of(open_image(Path(image) if isinstance(image, str) else image))
+        if not found.held:
             raise UserError("an image without pixels")
-        return Pixels(torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1))
+        return found
 
     def segment_rasters(
         self, rasters: Iterable[tuple[int, Raster]], batch_size: int = 8, failed: Failed | None = None

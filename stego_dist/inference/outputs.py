@@ -11,6 +11,7 @@ A segmentation goes through in bands of rows: of a large image neither the maps 
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from stego_dist.inference.inputs import Input
 from stego_dist.inference.options import Options
 from stego_dist.inference.rasters import Raster, whole, within
 from stego_dist.inference.segmentation import Band, Segmentation, Tally, index_picture, nearest
-from stego_dist.rundir import atomic_path, digest, read_json, remove_leftovers, write_json
+from stego_dist.rundir import atomic_path, digest, read_json, remove_leftovers
 
 RECORDS = "records"
 FOLDERS = ("index", "overlay", "probabilities", RECORDS)
@@ -115,7 +116,8 @@ class Outputs:
             record["coco"] = coco_annotations(index.labels)
         if self.options.label_studio is not None:
             record["label_studio"] = brush_results(index.labels, names)
-        write_json(self.record_path(name), record)
+        with atomic_path(self.record_path(name)) as tmp:  # in one line: masks are long lists of numbers
+            tmp.write_text(json.dumps(record, ensure_ascii=False, allow_nan=False), "utf-8")
 
     @contextlib.contextmanager
     def _index(self, path: Path, raster: Raster, segmentation: Segmentation, wants_map: bool) -> Iterator[_Index]:

@@ -110,8 +110,7 @@ def open_raster(source: ImageSource) -> Raster:
     """An image to be looked at, upright RGB. Raises UserError: unreadable, no image, too large to be read whole."""
     if isinstance(source, FileSource) and geo.wants_parts(source.path, source.where):
         return geo.TiffRaster(source.path, source.where)
-    array = np.array(open_image(source.read(), source.where))
-    return Pixels(torch.from_numpy(array).permute(2, 0, 1))
+    return Pixels.of(open_image(source.read(), source.where))
 
 
 def _read_ahead(

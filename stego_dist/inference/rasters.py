@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from stego_dist.data.transforms import Resize, to_training_view
+
+ROWS = 512
+"""Rows of an image that are copied at a time."""
 
 
 class Raster(Protocol):
@@ -35,6 +39,15 @@ class Pixels:
     """A `Raster` in memory: uint8 (3, H, W)."""
 
     pixels: Tensor
+
+    @classmethod
+    def of(cls, image: Image.Image) -> Pixels:
+        """Of an RGB image, a band at a time: at once Pillow would need three times as much memory."""
+        array = np.empty((image.height, image.width, 3), np.uint8)
+        for first in range(0, image.height, ROWS):
+            last = min(first + ROWS, image.height)
+            array[first:last] = np.asarray(image.crop((0, first, image.width, last)))
+        return cls(torch.from_numpy(array).permute(2, 0, 1))
 
     @property
     def size(self) -> tuple[int, int]:

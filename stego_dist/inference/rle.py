@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 SLAB = 1 << 24
 """Pixels whose runs are looked for at a time."""
+PIECE = 1 << 16
+"""Numbers that become bits at a time."""
 WORD, SIZES = 8, (3, 4, 8, 16)
 """Bits of a value, and of a length, in Label Studio's code."""
 
@@ -91,11 +93,17 @@ def brush_rle(lengths: NDArray[np.int64]) -> list[int]:
     parts = np.full(len(values), most, np.int64)
     parts[last[pieces > 0]] = (channels - (pieces - 1) * most)[pieces > 0]
     which = np.searchsorted([1 << size for size in SIZES], parts)
-    bits = np.array(SIZES)[which]
-    codes = (((0b100 | which) << bits) | (parts - 1)) << WORD | values
+    sizes = np.array(SIZES)[which]
+    codes = (((0b100 | which) << sizes) | (parts - 1)) << WORD | values
     numbers = np.concatenate([[channels.sum(), WORD - 1], [size - 1 for size in SIZES], codes])
-    widths = np.concatenate([[32, 5], [4] * len(SIZES), 3 + bits + WORD])
+    widths = np.concatenate([[32, 5], [4] * len(SIZES), 3 + sizes + WORD])
+    bits = np.concatenate([_bits(numbers[i : i + PIECE], widths[i : i + PIECE]) for i in range(0, len(widths), PIECE)])
+    found: list[int] = np.packbits(bits).tolist()
+    return found
+
+
+def _bits(numbers: NDArray[np.int64], widths: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Numbers in so many bits each, one after the other, the highest first."""
     shifts = np.repeat(np.cumsum(widths), widths) - 1 - np.arange(widths.sum())
-    packed = np.packbits((np.repeat(numbers, widths) >> shifts & 1).astype(np.uint8))
-    found: list[int] = packed.tolist()
+    found: NDArray[np.uint8] = (np.repeat(numbers, widths) >> shifts & 1).astype(np.uint8)
     return found

@@ -35,6 +35,7 @@ def maps():
 def slab(request, monkeypatch):
     """Runs that are found in one piece, and in many."""
     monkeypatch.setattr(rle, "SLAB", request.param)
+    monkeypatch.setattr(rle, "PIECE", request.param)
 
 
 @pytest.mark.usefixtures("slab")
