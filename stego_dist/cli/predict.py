@@ -111,7 +111,7 @@ def _report(summary: Summary, *, as_json: bool) -> None:
     if summary.coarse:
         console.say(
             f"{summary.coarse} images are more than four times as large as the network sees them: small things are "
-            "lost. A larger --scale (or native) looks closer and takes longer"
+            "lost. A larger --scale looks closer, but the clusters were found at the run's own: try it on a few"
         )
     if summary.failures:
         console.fail(f"{len(summary.failures)} could not be segmented:")
@@ -126,19 +126,13 @@ def _report(summary: Summary, *, as_json: bool) -> None:
 
 
 def _as_json(summary: Summary) -> dict[str, Any]:
-    total = max(1, sum(summary.pixels))
     return {
         "out": str(summary.out),
         "images": summary.images,
         "done_before": summary.done_before,
         "seconds": round(summary.seconds, 3),
         "failures": [{"file": f.where, "reason": f.reason} for f in summary.failures],
-        "classes": [
-            {"name": c.name, "share": pixels / total, "images": images, "confidence": confidence}
-            for c, pixels, images, confidence in zip(
-                summary.names.classes, summary.pixels, summary.images_with, summary.confidence
-            )
-        ],
+        "classes": summary.classes(),
     }
 
 
@@ -152,10 +146,12 @@ def _print_table(summary: Summary) -> None:
     table = Table(title=f"{summary.images} images")
     for heading in ("", "class", "share", "images", "confidence"):
         table.add_column(heading, justify="left" if heading in ("", "class") else "right")
-    total = max(1, sum(summary.pixels))
-    rows = zip(summary.names.classes, summary.pixels, summary.images_with, summary.confidence)
-    for c, pixels, images, confidence in sorted(rows, key=lambda row: -row[1]):
-        table.add_row(swatch(c.colour), Text(c.name), f"{100 * pixels / total:.1f} %", str(images), f"{confidence:.2f}")
+    colours = {c.name: c.colour for c in summary.names.classes}
+    for row in summary.classes():
+        table.add_row(
+            swatch(colours[row["name"]]), Text(row["name"]), f"{100 * row['share']:.1f} %", str(row["images"]),
+            f"{row['confidence']:.2f}",
+        )  # fmt: skip
     console.out.print(table)
 
 

@@ -37,7 +37,8 @@ SHARE_DIGITS, CONFIDENCE_DIGITS = 6, 4
 
 
 class Outputs:
-    """The files of an output folder, as they are made from `made` (see options.made_from)."""
+    """The files of an output folder, as they are made from `made` (see options.made_from); one command writes to it at
+    a time."""
 
     def __init__(self, out: Path, options: Options, made: dict[str, Any]) -> None:
         self.out, self.options, self.made = out, options, digest(made)

@@ -9,7 +9,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from stego_dist import console
 from stego_dist.errors import ConfigError, UserError
 from stego_dist.inference.exchange import write_coco, write_label_studio, write_lists
 from stego_dist.inference.inputs import Failure, Input, list_inputs, printable
-from stego_dist.inference.model import Model, OpenedRun
+from stego_dist.inference.model import Model, OpenedRun, Scale
 from stego_dist.inference.names import Names, hex_colour
 from stego_dist.inference.options import FORMAT, Options, made_from, settings_of
 from stego_dist.inference.outputs import Outputs
@@ -39,18 +40,42 @@ class Summary:
 
     out: Path
     names: Names
-    images: int = 0
+    failures: list[Failure]
     done_before: int = 0
-    failures: list[Failure] = field(default_factory=list)
     seconds: float = 0.0
+    images: int = 0
     coarse: int = 0
     """Images that are seen at less than a quarter of their size."""
-    pixels: list[int] = field(default_factory=list)
-    """Of all images, by class."""
-    images_with: list[int] = field(default_factory=list)
+    pixels: Counter[str] = field(default_factory=Counter)
+    """By class, of all images."""
+    images_with: Counter[str] = field(default_factory=Counter)
     """Images that have a class."""
-    confidence: list[float] = field(default_factory=list)
-    """Mean confidence by class, over its pixels."""
+    led: Counter[str] = field(default_factory=Counter)
+    """Confidence by class, summed over its pixels."""
+
+    def add(self, image: Mapping[str, Any], scale: Scale) -> None:
+        """Count an image as predictions.json has it."""
+        self.images += 1
+        self.coarse += scale != "native" and min(image["width"], image["height"]) > COARSE * scale
+        for name, found in image["classes"].items():
+            count = round(found["share"] * image["width"] * image["height"])
+            self.pixels[name] += count
+            self.images_with[name] += 1
+            self.led[name] += count * found["confidence"]
+
+    def classes(self) -> list[dict[str, Any]]:
+        """Share of all pixels, number of images and mean confidence of each class, the largest first."""
+        total = max(1, self.pixels.total())
+        rows = [
+            {
+                "name": c.name,
+                "share": self.pixels[c.name] / total,
+                "images": self.images_with[c.name],
+                "confidence": self.led[c.name] / max(1, self.pixels[c.name]),
+            }
+            for c in self.names.classes
+        ]
+        return sorted(rows, key=lambda row: -float(row["share"]))
 
 
 @dataclass(frozen=True)
@@ -61,13 +86,12 @@ class Setup:
     overrides: tuple[str, ...]
     options: Options
     out: Path
-    device: str = "auto"
 
-    def model(self, device: str | None = None) -> Model:
+    def model(self, device: str = "auto") -> Model:
         """The model, as the options say."""
         o = self.options
         return Model.load(
-            self.run, device=device or self.device, readout=o.readout, scale=o.scale, window=o.window, flip=o.flip,
+            self.run, device=device, readout=o.readout, scale=o.scale, window=o.window, flip=o.flip,
             overrides=self.overrides,
         )  # fmt: skip
 
@@ -88,15 +112,16 @@ def predict(
     """
     opened = OpenedRun.open(setup.run, setup.overrides)
     setup = replace(setup, run=setup.run.absolute(), out=setup.out.absolute())
-    _check_out(setup)
+    if setup.out == setup.run:
+        raise ConfigError(f"--out {setup.out} is the run itself; name another folder")
     listing = list_inputs(
         words, split=split or opened.config.data.eval_split, storage=opened.config.data.storage, stdin=stdin,
         out=setup.out,
     )  # fmt: skip
-    model = setup.model("cpu" if workers > 1 else None)
+    model = setup.model("cpu" if workers > 1 else "auto")
     settings = settings_of(model, opened.config, setup.options, sha256_file(opened.run.model))
     outputs = Outputs(setup.out, setup.options, made_from(settings, model, setup.options))
-    summary = Summary(setup.out, model.names, failures=listing.failures)
+    summary = Summary(setup.out, model.names, listing.failures)
     with writing_to(setup.out, RESTART):
         setup.out.mkdir(parents=True, exist_ok=True)
         outputs.clean()
@@ -117,16 +142,9 @@ def predict(
                 console.warn(failure.reason)
     summary.seconds = time.monotonic() - start
     finished = [item.name for item in listing.inputs if item.name in done]
-    summary.images = len(finished)
     with writing_to(setup.out, RESTART):
         _put_together(setup, opened.config.name, settings, outputs, finished, summary)
     return summary
-
-
-def _check_out(setup: Setup) -> None:
-    """Raise ConfigError where files of a run would be written over."""
-    if setup.out == setup.run:
-        raise ConfigError(f"--out {setup.out} is the run itself; name another folder")
 
 
 def _sorted_out(outputs: Outputs, inputs: Sequence[Input], overwrite: bool) -> tuple[list[Input], set[str]]:
@@ -170,20 +188,11 @@ def _put_together(
 ) -> None:
     """Write what spans all images."""
     names, options = summary.names, setup.options
-    places = {c.name: i for i, c in enumerate(names.classes)}
-    pixels, images_with, sums = [0] * len(places), [0] * len(places), [0.0] * len(places)
 
-    def counted() -> Iterator[dict[str, Any]]:
+    def images() -> Iterator[dict[str, Any]]:
         for name in finished:
             image = outputs.record(name)["image"]
-            size = image["width"] * image["height"]
-            if settings["scale"] != "native":
-                summary.coarse += min(image["width"], image["height"]) > COARSE * settings["scale"]
-            for label, found in image["classes"].items():
-                count = round(found["share"] * size)
-                pixels[places[label]] += count
-                images_with[places[label]] += 1
-                sums[places[label]] += count * found["confidence"]
+            summary.add(image, settings["scale"])
             yield image
 
     classes = [
@@ -197,9 +206,7 @@ def _put_together(
     ]
     head = {"format": FORMAT, "run": printable(run), "settings": settings, "classes": classes}
     failures = [{"file": f.where, "reason": f.reason} for f in sorted(summary.failures, key=lambda f: f.where)]
-    write_lists(setup.out / "predictions.json", head, {"images": counted(), "failures": failures})
-    summary.pixels, summary.images_with = pixels, images_with
-    summary.confidence = [total / max(1, count) for total, count in zip(sums, pixels)]
+    write_lists(setup.out / "predictions.json", head, {"images": images(), "failures": failures})
 
     def records() -> Iterator[dict[str, Any]]:
         return map(outputs.record, finished)
