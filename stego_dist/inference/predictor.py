@@ -10,12 +10,12 @@ An image that can't be read is a `Failure`; the rest goes on. What can't be writ
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
-import numpy as np
 import torch
 
 from stego_dist.config.tree import EvalConfig
@@ -23,6 +23,7 @@ from stego_dist.data.sources import open_image
 from stego_dist.engine.refine import Refiner, make_refiner
 from stego_dist.errors import UserError
 from stego_dist.inference import geo
+from stego_dist.inference.batches import Failed, Finished
 from stego_dist.inference.inputs import Failure, Input
 from stego_dist.inference.model import Model
 from stego_dist.inference.outputs import Outputs
@@ -60,46 +61,61 @@ class Predictor:
             failures.append((item, Failure.of(item.source.where, error)))
 
         made: dict[int, str] = {}
-        with ThreadPoolExecutor(AHEAD_WEB) as threads:
-            found = self.model.segment_rasters(
-                _read_ahead(threads, inputs, self.outputs.made_of, made, failed),
-                self.outputs.options.batch_size,
-                failed,
-            )
-            for number, raster, segmentation in self._refined(found):
+        with ThreadPoolExecutor(AHEAD_WEB) as threads, _memory_explained():
+            rasters = _read_ahead(threads, inputs, self.outputs.made_of, made, failed)
+            found = self.model.segment_rasters(rasters, self.outputs.options.batch_size, failed)
+            for number, raster, segmentation in self._refined(found, failed):
                 with writing_to(self.outputs.out, RESTART):
-                    self.outputs.write(inputs[number], made.pop(number), raster, segmentation)
-                yield inputs[number], None
+                    try:
+                        self.outputs.write(inputs[number], made.pop(number), raster, segmentation)
+                    except UserError as error:  # of a file whose parts are read for the overlay; not of writing
+                        failed(number, error)
+                    else:
+                        yield inputs[number], None
                 while failures:
                     yield failures.popleft()
         yield from failures
 
-    def _refined(self, found: Iterable[tuple[int, Raster, Segmentation]]) -> Iterator[tuple[int, Raster, Segmentation]]:
+    def _refined(self, found: Iterable[Finished], failed: Failed) -> Iterator[Finished]:
         if not self.outputs.options.crf:
             yield from found
             return
         refiner = make_refiner(self.settings, self.model.device)
         try:
-            yield from _through(refiner, found, self.model.device)
+            yield from _through(refiner, found, self.model.device, failed)
         finally:
             refiner.close()
 
 
-def _through(
-    refiner: Refiner, found: Iterable[tuple[int, Raster, Segmentation]], device: torch.device
-) -> Iterator[tuple[int, Raster, Segmentation]]:
+@contextlib.contextmanager
+def _memory_explained() -> Iterator[None]:
+    """Turns a GPU's lack of memory into a UserError."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"the GPU's memory does not suffice ({str(error).partition('. ')[0]}); take a smaller --batch-size or "
+            f"--window, or fewer workers a GPU. {RESTART}"
+        ) from None
+
+
+def _through(refiner: Refiner, found: Iterable[Finished], device: torch.device, failed: Failed) -> Iterator[Finished]:
+    """Segmentations with what the CRF makes of them."""
     waiting: dict[int, tuple[Raster, Segmentation]] = {}
 
-    def finished(everything: bool) -> Iterator[tuple[int, Raster, Segmentation]]:
+    def finished(everything: bool) -> Iterator[Finished]:
         for number, _, _, winners in refiner.finished(everything):
             raster, segmentation = waiting.pop(number)
-            refined: np.ndarray[tuple[int, ...], np.dtype[np.int16]] = winners.cpu().numpy().astype(np.int16)
-            yield number, raster, replace(segmentation, refined=refined)
+            yield number, raster, replace(segmentation, refined=winners.cpu().numpy())
 
     for number, raster, segmentation in found:
-        waiting[number] = raster, segmentation
         size = within(segmentation.size, CRF_PIXELS, CRF_PIXELS)
-        image = whole(raster.scaled(*size)).to(device)
+        try:
+            image = whole(raster.scaled(*size)).to(device)
+        except UserError as error:
+            failed(number, error)
+            continue
+        waiting[number] = raster, segmentation
         log_probs = segmentation.log_probabilities(*size).to(device)
         refiner.submit([number], image[None], {"clusters": log_probs[None]}, None)
         yield from finished(False)
@@ -118,7 +134,7 @@ def _read_ahead(
     inputs: Sequence[Input],
     made_of: Callable[[Input], str],
     made: dict[int, str],
-    failed: Callable[[int, UserError], None],
+    failed: Failed,
 ) -> Iterator[tuple[int, Raster]]:
     """Numbered rasters of inputs, in order; `made` gets what each is made of, as it was before it was read."""
 

@@ -23,6 +23,7 @@ from rasterio.transform import from_origin
 
 from stego_dist.crf.backends import winners
 from stego_dist.errors import ConfigError, UserError
+from stego_dist.inference.geo import TiffRaster
 from stego_dist.inference.model import Model
 from stego_dist.inference.options import Options
 from stego_dist.jobs.predict import Setup, Summary, predict
@@ -272,6 +273,26 @@ def test_a_geotiff_becomes_a_map(run, tmp_path):
     coco = json.loads((tmp_path / "out/coco.json").read_text("utf-8"))
     assert sum(a["area"] for a in coco["annotations"]) == 90 * 200
     assert predicted(run, tmp_path / "out", path, options=options).done_before == 1
+
+
+@pytest.mark.parametrize("crf", [False, True])
+def test_a_tiff_that_breaks_when_its_overlay_is_made(run, photos, tmp_path, monkeypatch, crf):
+    path = tmp_path / "field.tif"
+    with rasterio.open(path, "w", driver="GTiff", count=3, height=90, width=200, dtype="uint8", crs="EPSG:32633",
+                       transform=from_origin(9, 9, 1, 1)) as file:  # fmt: skip
+        file.write(picture(90, 200).transpose(2, 0, 1))
+    scaled = TiffRaster.scaled
+
+    def breaking(self, height, width, resize="bilinear"):
+        if height != 40:  # what the network sees is fine
+            raise UserError("field.tif: a part is damaged")
+        return scaled(self, height, width, resize)
+
+    monkeypatch.setattr(TiffRaster, "scaled", breaking)
+    summary = predicted(run, tmp_path / "out", path, photos, options=Options(crf=crf))
+    assert summary.images == 7
+    assert [f.reason for f in summary.failures] == ["field.tif: a part is damaged"]
+    assert not (tmp_path / "out/records/field.json").exists()
 
 
 def test_shards_and_a_list_on_stdin(run, photos, tmp_path):
