@@ -23,8 +23,8 @@ $(STAMP): pyproject.toml constraints.txt
 quickstart: $(STAMP) ## run the whole path on drawn landscapes: shards, KNN, training, evaluation, report
 	$(BIN)/stego-dist quickstart --out quickstart_out
 
-test: $(STAMP) ## run all tests
-	$(BIN)/python -m pytest tests
+test: $(STAMP) ## run the tests, two at a time
+	$(BIN)/python -m pytest tests -n 2 --dist loadfile
 
 check: $(STAMP) ## lint, types, shell scripts, and the one-way rule of the layers
 	$(BIN)/ruff check .

@@ -143,6 +143,14 @@ class RunDir:
 
     root: Path
 
+    @classmethod
+    def existing(cls, root: Path) -> RunDir:
+        """A run that was begun. Raises UserError when there is none."""
+        run = cls(root)
+        if not run.config.is_file():
+            raise UserError(f"{root} is no run: it has no config.yaml; train one with `stego-dist train CONFIG`")
+        return run
+
     @property
     def config(self) -> Path:
         """The resolved configuration."""

@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-import socket
 import sys
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+from stego_dist.network import free_port
+
+FIRST_PORT = 10000
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["stego_dist.engine.train", "faiss", "tests.tiny"])
 
@@ -21,8 +23,7 @@ def start_ranks(count: int, work: Callable[..., None], *arguments: Any, log: Pat
 
     `log`: a folder that gets what rank N prints as N.log.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port(FIRST_PORT + os.getpid() % 500 * 20)  # tests that run beside these look elsewhere
     ranks = [CONTEXT.Process(target=_rank, args=(n, count, port, log, work, arguments)) for n in range(count)]
     for rank in ranks:
         rank.start()

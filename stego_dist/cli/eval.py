@@ -89,11 +89,9 @@ def run(args: argparse.Namespace) -> int:
 def _config(run_dir: RunDir, overrides: list[str]) -> Config:
     """The run's configuration with what differs now."""
     from stego_dist.config import load_config
-    from stego_dist.errors import UserError
+    from stego_dist.rundir import RunDir
 
-    if not run_dir.config.is_file():
-        raise UserError(f"{run_dir.root} is no run: it has no config.yaml; train one with `stego-dist train CONFIG`")
-    return load_config(run_dir.config, overrides)
+    return load_config(RunDir.existing(run_dir.root).config, overrides)
 
 
 def _write(evaluation: Evaluation, config: Config, run_dir: RunDir, *, table: bool) -> None:

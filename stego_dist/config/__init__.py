@@ -1,6 +1,6 @@
 """The typed configuration tree and how it is loaded: YAML, then `section.key=value` overrides."""
 
-from stego_dist.config.load import dump_config, load_config
+from stego_dist.config.load import config_of_tree, dump_config, load_config
 from stego_dist.config.loss import LossConfig, PairConfig
 from stego_dist.config.presets import PRESETS
 from stego_dist.config.train import TrainConfig
@@ -30,6 +30,7 @@ __all__ = [
     "PairConfig",
     "StorageConfig",
     "TrainConfig",
+    "config_of_tree",
     "dump_config",
     "load_config",
 ]

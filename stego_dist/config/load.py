@@ -31,20 +31,26 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     if not path.is_file():
         raise ConfigError(f"configuration not found: {path} is no file; see the folder configs/ for examples")
     try:
-        tree = OmegaConf.create(yaml.safe_load(path.read_text("utf-8")) or {})
-        if not isinstance(tree, DictConfig):
-            raise ConfigError(f"{path}: expected a mapping of sections at the top level")
-        tree.setdefault("name", path.stem)
+        tree = yaml.safe_load(path.read_text("utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected a mapping of sections at the top level")
+    return config_of_tree({"name": path.stem, **tree}, overrides, str(path))
+
+
+def config_of_tree(values: dict[str, Any], overrides: Sequence[str], origin: str) -> Config:
+    """The same of a tree of sections, which errors call `origin`."""
+    try:
+        tree = OmegaConf.create(values)
         given = _overrides(overrides)
         if OmegaConf.select(given, "loss.preset") is not None:
             _forget_coefficients(tree)
         merged = OmegaConf.merge(_defaults(), tree, given)
-        values = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {str(error).splitlines()[0]}") from None
-    return validate(values, str(path))
+        resolved = OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(f"{origin}: {str(error).splitlines()[0]}") from None
+    return validate(resolved, origin)
 
 
 def _defaults() -> dict[str, Any]:

@@ -53,8 +53,8 @@ def draw_codes(
 ) -> NDArray[np.float32]:
     """Codes (P, D) of a sample of the `count` training images, in the order of the images; the same on all ranks.
 
-    clusters.images and clusters.points bound images and codes. `encode` maps features to codes. `check` is called
-    equally often on all ranks, between chunks of images; it may raise to give up.
+    clusters.images and clusters.points bound images and codes. `encode` maps features to codes, position by position.
+    `check` is called equally often on all ranks, between chunks of images; it may raise to give up.
     """
     ids = drawn_images(config, count)
     share = np.array_split(ids, accelerator.num_processes)[accelerator.process_index]
@@ -65,13 +65,21 @@ def draw_codes(
         chunk = share[first : first + CHUNK]
         if not len(chunk):
             continue
-        codes = encode(features(chunk)).float().flatten(2).transpose(1, 2).cpu()
-        for i, code in zip(chunk, codes):
-            picked = torch.randperm(len(code), generator=generator(config.seed, "cluster points", int(i)))[:per_image]
-            drawn.append(code[picked.sort().values])
+        maps = features(chunk).flatten(2)  # (n, C, positions)
+        picked = [_picked(config, int(i), maps.shape[2], per_image) for i in chunk]
+        places = torch.stack(picked).to(maps.device)
+        some = maps.gather(2, places[:, None].expand(-1, maps.shape[1], -1))[..., None]
+        codes = encode(some).float().flatten(2).transpose(1, 2).cpu()
+        drawn.append(codes.reshape(-1, codes.shape[2]))
     mine = torch.cat(drawn).numpy() if drawn else np.empty((0, 0), np.float32)
     parts = gather_object([mine]) if accelerator.num_processes > 1 else [mine]
     return np.concatenate([part for part in parts if len(part)])
+
+
+def _picked(config: Config, image: int, positions: int, wanted: int) -> Tensor:
+    """Positions of an image that are drawn, ascending."""
+    order = torch.randperm(positions, generator=generator(config.seed, "cluster points", image))
+    return order[:wanted].sort().values
 
 
 def drawn_images(config: Config, count: int) -> NDArray[np.int64]:
@@ -114,17 +122,28 @@ class Clusters:
         return {"feature_weight": self.feature_weight, "balance": self.balance, "margins": margins}
 
 
+def weight_of(config: Config, margins: tuple[float, float] | None) -> float:
+    """clusters.feature_weight, where it is `auto` by the margins of codes and of features."""
+    asked = config.clusters.feature_weight
+    if asked != "auto":
+        return asked
+    assert margins is not None
+    return round(FEATURES * mixture(*margins), DIGITS)
+
+
 def find_run_clusters(
-    config: Config, codes: NDArray[np.float32], features: NDArray[np.float32], clusters: int
+    config: Config,
+    codes: NDArray[np.float32],
+    features: NDArray[np.float32] | None,
+    clusters: int,
+    weight: float,
+    margins: tuple[float, float] | None,
 ) -> Clusters:
-    """A run's clusters, of codes (P, D) and of the features (P, C) at the same positions."""
-    asked, margins = config.clusters.feature_weight, None
-    if asked == "auto":
-        margins = separation(config, codes, clusters), separation(config, features, clusters)
-        weight = round(FEATURES * mixture(*margins), DIGITS)
-    else:
-        weight = asked
-    points = np.concatenate([_unit(codes), weight * _unit(features)], 1, dtype=np.float32) if weight else codes
+    """A run's clusters, of codes (P, D) and, with a weight, of the features (P, C) at the same positions."""
+    points = codes
+    if weight:
+        assert features is not None
+        points = np.concatenate([_unit(codes), weight * _unit(features)], 1, dtype=np.float32)
     centres = find_more_clusters(config, points, clusters, weight)
     largest = np.bincount(assign(points, centres.numpy())[0]).max() / len(points)
     return Clusters(centres, weight, balance_of(config, weight), margins, float(largest))
@@ -159,7 +178,8 @@ def mixture(codes: float, features: float) -> float:
 def _kmeans(config: Config, points: NDArray[np.float32], clusters: int, balance: float) -> NDArray[np.float32]:
     c, seed, weights = config.clusters, config.seed, None
     if balance and CELLS * clusters <= len(points):
-        weights = density_weights(points, CELLS * clusters, balance, iterations=25, seed=seed)
+        cells = CELLS * clusters
+        weights = density_weights(points, cells, balance, iterations=25, seed=seed, screen=c.screen)
     return spherical_kmeans(
         points, clusters, restarts=c.restarts, iterations=c.iterations, seed=seed, weights=weights, screen=c.screen
     )

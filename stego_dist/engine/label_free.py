@@ -25,6 +25,7 @@ from stego_dist.metrics.label_free import (
     middle,
     spread,
 )
+from stego_dist.models.probes import cosine_to
 from stego_dist.models.segmenter import Segmenter
 
 PARTS = 8
@@ -49,7 +50,12 @@ class LabelFree:
         val/spread, 1 − the mean cosine of codes, and val/largest_cluster, the largest cluster's share, which tell of
         collapse.
         """
-        clusters, width = segmenter.num_clusters, segmenter.centres(which).shape[1]
+        return self.of_centres(segmenter, segmenter.centres(which))
+
+    @torch.no_grad()
+    def of_centres(self, segmenter: Segmenter, centres: Tensor) -> dict[str, float]:
+        """The same of any centres (K, D) in the space of codes."""
+        clusters, width = centres.shape
         device = self.accelerator.device
         joint = torch.zeros(PARTS, clusters, clusters, dtype=torch.int64, device=device)
         summed = torch.zeros(width + 1, dtype=torch.float64, device=device)
@@ -61,7 +67,7 @@ class LabelFree:
                 codes = segmenter.encode(feats.to(device).float()).float()[:, :width]
             straight, zoomed = codes[:1], codes[1:]
             views = (middle(straight, share), zoomed)
-            winners = [segmenter.cosines(code, which).argmax(1) for code in views]
+            winners = [cosine_to(code, centres).argmax(1) for code in views]
             joint[place % PARTS] += confusion(winners[0], winners[1], clusters, clusters)
             summed += code_sum(straight)
         counts = self.accelerator.reduce(joint, "sum").cpu().numpy()

@@ -13,16 +13,13 @@ from collections.abc import Generator, Iterator
 from dataclasses import fields
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.engine.calibrate import calibrate, calibrated_for_training, calibration_fingerprint
-from stego_dist.engine.clusters import Clusters, draw_codes, find_run_clusters, find_unless
+from stego_dist.engine.clustering import RunClustering
 from stego_dist.engine.coefficients import loss_settings
 from stego_dist.engine.feed import Batch
 from stego_dist.engine.forward import Forward
@@ -33,7 +30,7 @@ from stego_dist.engine.inputs import (
 )
 from stego_dist.engine.opened import Opened
 from stego_dist.engine.prefetch import prefetch
-from stego_dist.engine.setup import StopFlag, on_main_process
+from stego_dist.engine.setup import StopFlag
 from stego_dist.engine.step import TrainStep, parameter_groups
 from stego_dist.engine.supply import features_of, open_feed
 from stego_dist.rundir import RunDir
@@ -46,7 +43,7 @@ class Learner:
     """With numbers in place of what was `auto` in the loss."""
 
     def __init__(self, config: Config, accelerator: Accelerator, run: RunDir, opened: Opened) -> None:
-        self.config, self.accelerator = config, accelerator
+        self.config, self.accelerator, self.opened = config, accelerator, opened
         self.device = accelerator.device
         self.slots, self.groups = share_of_rank(config, accelerator.process_index, accelerator.num_processes)
         self.shard_set, self.samples = opened.shard_set, opened.training
@@ -112,29 +109,7 @@ class Learner:
 
         Returns the largest cluster's share and how clusters were found. Raises Stopped when `stop` is raised.
         """
-        console.say("clustering training codes by k-means")
-        features = features_of(self.config, self.samples, self.backbone, self.bank, self.device)
-        self.segmenter.eval()
-        head = self.segmenter.head
-        drawn = draw_codes(
-            self.config, self.accelerator, len(self.samples), features,
-            lambda feats: torch.cat([head(feats), feats], 1), check=lambda: stop.check(self.accelerator),
-        )  # fmt: skip
-        found: list[Clusters | None] = [None]
-
-        def work() -> None:
-            codes, feats = np.split(drawn, [head.code_dim], 1)
-            number = self.segmenter.num_clusters
-            found[0] = find_unless(lambda: stop.raised, lambda: find_run_clusters(self.config, codes, feats, number))
-
-        on_main_process(self.accelerator, work)
-        stop.check(self.accelerator)
-        if self.accelerator.num_processes > 1:
-            broadcast_object_list(found)
-        clusters = found[0]
-        assert clusters is not None
-        self.segmenter.set_kmeans(clusters.centres, clusters.feature_weight)
-        console.say(f"  {clusters}")
+        clusters = RunClustering(self.config, self.accelerator, self.segmenter, self.opened, stop).find()
         return clusters.largest, clusters.record()
 
 

@@ -25,11 +25,20 @@ from stego_dist.models.segmenter import Segmenter
 
 
 def train_probes(
-    config: Config, accelerator: Accelerator, segmenter: Segmenter, frozen: FrozenFeatures, *, cluster: bool = True
+    config: Config,
+    accelerator: Accelerator,
+    segmenter: Segmenter,
+    frozen: FrozenFeatures,
+    *,
+    cluster: bool = True,
+    linear: bool = True,
 ) -> None:
-    """Train the cluster probe (unless `cluster` is false) and, with labels, the linear probe. All ranks call it."""
+    """Train the cluster probe (unless `cluster` is false) and, with labels, the linear probe (unless `linear` is).
+
+    All ranks call it.
+    """
     wanted: dict[str, nn.Module] = {"cluster": segmenter.cluster} if cluster else {}
-    if segmenter.linear is not None and frozen.labelled:
+    if linear and segmenter.linear is not None and frozen.labelled:
         wanted["linear"] = segmenter.linear
     if not wanted:
         return

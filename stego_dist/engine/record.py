@@ -16,7 +16,7 @@ from stego_dist.engine import checkpoint as ckpt
 from stego_dist.engine.heartbeat import Heartbeat, heartbeat
 from stego_dist.engine.meeting import is_lost_contact
 from stego_dist.engine.setup import MainProcessError
-from stego_dist.errors import UserError
+from stego_dist.errors import StaleInputError, UserError
 from stego_dist.rundir import RunDir, atomic_path, check_fingerprint, read_json, remove_leftovers
 
 MAY_CHANGE = (
@@ -67,6 +67,16 @@ def refuse_other_settings(run: RunDir, config: Config) -> None:
         f"the run {run.root}",
         "Resume with the run's own settings (they are in its config.yaml), or start anew with --overwrite.",
     )
+
+
+def check_backbone(run: RunDir, digest: str) -> None:
+    """Raise StaleInputError when the backbone's weights are not those that the run was trained with."""
+    trained = read_json(run.provenance, "the run's provenance", "Train the run again.")["inputs"]["backbone weights"]
+    if trained != digest:
+        raise StaleInputError(
+            f"{run.root} was trained on a backbone with other weights (sha256 {trained[:12]}… then, {digest[:12]}… "
+            "now); point backbone.weights to the file that it was trained with"
+        )
 
 
 def settings(config: Config) -> dict[str, Any]:

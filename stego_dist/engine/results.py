@@ -21,10 +21,10 @@ from stego_dist.engine.heartbeat import heartbeat
 from stego_dist.engine.inputs import make_backbone
 from stego_dist.engine.predict import CLUSTERS
 from stego_dist.engine.readouts import fit_readouts
+from stego_dist.engine.record import check_backbone
 from stego_dist.engine.setup import make_accelerator
-from stego_dist.errors import StaleInputError
 from stego_dist.models.segmenter import Segmenter
-from stego_dist.rundir import RunDir, read_json, read_metrics, write_json
+from stego_dist.rundir import RunDir, read_metrics, write_json
 
 FORMAT = "stego_dist.results/1"
 
@@ -60,8 +60,10 @@ def evaluate_one(
     beside = [Baseline(RAW)] if baselines is not None and not baselines else parse_baselines(baselines or ())
     asked, config = config.loss, as_trained(config, run)
     segmenter, meta = Segmenter.load(run.model)
+    counted = config.clusters.model_copy(update={"count": segmenter.num_clusters})  # it may have been clustered again
+    config = config.model_copy(update={"clusters": counted})
     backbone = make_backbone(config).to(accelerator.device)
-    _check_backbone(run, backbone.weights_digest())
+    check_backbone(run, backbone.weights_digest())
     segmenter = segmenter.to(accelerator.device)
     # a run that was imported without its shard set has learned clusters alone
     known = tuple(meta.get("clusters", CLUSTERS))
@@ -74,7 +76,7 @@ def evaluate_one(
         return None
     add_findings(config, run, segmenter, backbone, evaluation, accelerator.device)
     header = {"format": FORMAT, "run": config.name, "step": meta["step"], "seed": config.seed}
-    header |= {name: meta[name] for name in ("selected", "clustering", "label_free") if name in meta}
+    header |= {name: meta[name] for name in ("selected", "clustering", "label_free", "count") if name in meta}
     header |= {"backbone": config.backbone.name, "weights": config.backbone.weights}
     header |= {"dataset": ShardSet.open(config.data.shards, config.data.storage).manifest.card.name}
     header |= {"coefficients": describe_coefficients(asked, config.loss)}
@@ -96,12 +98,3 @@ def _collapse(config: Config, asked: LossConfig, run: RunDir, results: dict[str,
     for message in warnings:
         console.warn(message)
     return warnings
-
-
-def _check_backbone(run: RunDir, digest: str) -> None:
-    trained = read_json(run.provenance, "the run's provenance", "Train the run again.")["inputs"]["backbone weights"]
-    if trained != digest:
-        raise StaleInputError(
-            f"{run.root} was trained on a backbone with other weights (sha256 {trained[:12]}… then, {digest[:12]}… "
-            "now); point backbone.weights to the file that it was trained with"
-        )

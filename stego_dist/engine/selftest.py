@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import gather_object
 
 from stego_dist.engine.setup import make_accelerator
@@ -58,6 +59,13 @@ def tiny_step() -> dict[str, Any]:
     Raises UserError when processes don't come together or their results differ.
     """
     accelerator = make_accelerator("fp32", TIMEOUT_MINUTES)
+    try:
+        return _tiny_step(accelerator)
+    finally:
+        accelerator.end_training()  # a group that is left to the interpreter's end may abort it
+
+
+def _tiny_step(accelerator: Accelerator) -> dict[str, Any]:
     rank, ranks, device = accelerator.process_index, accelerator.num_processes, accelerator.device
     summed = accelerator.reduce(torch.tensor(rank + 1, device=device), "sum")
     if int(summed) != ranks * (ranks + 1) // 2:

@@ -30,7 +30,7 @@ from stego_dist.engine.train import train_on
 from stego_dist.engine.validate import Validator
 from stego_dist.errors import UserError
 from stego_dist.models.segmenter import Segmenter
-from stego_dist.rundir import RunDir, read_json, write_json
+from stego_dist.rundir import RunDir, read_json, read_metrics, write_json
 
 FORMAT = "stego_dist.trial/1"
 _TURN = threading.Lock()
@@ -62,7 +62,7 @@ def _run(config: Config, report: Callable[[int, dict[str, float]], None] | None)
     accelerator = make_accelerator(config.train.precision, config.train.timeout_minutes)
     opened = keep_opened(config, accelerator.device)
     try:
-        if not _is_trained(run, config):
+        if not is_trained(run, config):
             trained = train_on(accelerator, config, resume=True, report=report, opened=opened)
             seconds = trained.seconds
             if trained.exit_code:
@@ -80,7 +80,7 @@ def _kept(run: RunDir, config: Config) -> dict[str, float] | None:
     if not run.trial.exists():
         return None
     trial = read_json(run.trial, "the trial's numbers", "Remove the file: the trial is evaluated again.")
-    same = trial.get("format") == FORMAT and trial["settings"] == _deciding(config) and _is_trained(run, config)
+    same = trial.get("format") == FORMAT and trial["settings"] == _deciding(config) and is_trained(run, config)
     return dict(trial["numbers"]) if same else None
 
 
@@ -89,7 +89,7 @@ def _deciding(config: Config) -> dict[str, Any]:
     return {key: value for key, value in settings(config).items() if key != "run_dir"}
 
 
-def _is_trained(run: RunDir, config: Config) -> bool:
+def is_trained(run: RunDir, config: Config) -> bool:
     """Whether the run is finished. Raises StaleInputError when it is one of other settings."""
     if not run.model.exists() or not run.status.exists():
         return False
@@ -98,15 +98,28 @@ def _is_trained(run: RunDir, config: Config) -> bool:
     return bool(status["state"] == "done" and status["step"] >= config.train.steps)
 
 
+def _told(run: RunDir) -> dict[str, float]:
+    """What the last validation said of the weights that became the model, and training's end of its clusters; nothing
+    where validation was off or came before the last step."""
+    meta = Segmenter.load(run.model)[1]
+    lines = [line for line in read_metrics(run.metrics) if line["step"] == meta["step"] and "val/seconds" in line]
+    if not lines or "label_free" not in meta:
+        return {}
+    numbers = {name: value for name, value in lines[-1].items() if name.startswith("val/") and value is not None}
+    return numbers | {f"val/{name}": value for name, value in meta["label_free"].items()}
+
+
 def _numbers(config: Config, run: RunDir, accelerator: Accelerator, opened: Opened) -> dict[str, float]:
     """Validation and evaluation of the finished model; none of a shard set without the split."""
     segmenter = Segmenter.load(run.model)[0].to(accelerator.device)
     if config.data.eval_split not in opened.shard_set.splits:
         return LabelFree(config, accelerator, opened)(segmenter, "kmeans")
-    validator = Validator(config, accelerator, segmenter, opened)
-    numbers = dict(validator().numbers)
-    del numbers["val/seconds"]
-    numbers |= validator.score(segmenter, config.eval.clusters)
+    numbers = _told(run)
+    if not numbers:
+        validator = Validator(config, accelerator, segmenter, opened)
+        numbers = dict(validator().numbers)
+        numbers |= validator.score(segmenter, config.eval.clusters)
+    numbers.pop("val/seconds", None)
     results = evaluate(config, accelerator, segmenter, opened.backbone, brief=True, opened=opened).results
     measures = results.get("measures", {})
     for name, found in {"": measures.get(results["headline_clusters"], {}), **measures}.items():

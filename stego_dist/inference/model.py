@@ -194,9 +194,7 @@ class OpenedRun:
     @classmethod
     def open(cls, root: Path, overrides: Sequence[str] = ()) -> OpenedRun:
         """Read configuration and trained part. Raises UserError."""
-        run = RunDir(root)
-        if not run.config.is_file():
-            raise UserError(f"{root} is no run: it has no config.yaml; train one with `stego-dist train CONFIG`")
+        run = RunDir.existing(root)
         segmenter, meta = Segmenter.load(run.model)
         return cls(run, load_config(run.config, overrides), segmenter, meta)
 

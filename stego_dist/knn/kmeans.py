@@ -85,13 +85,14 @@ def margin(points: NDArray[np.float32], centres: NDArray[np.float32]) -> float:
 
 
 def density_weights(
-    points: NDArray[np.float32], cells: int, power: float, *, iterations: int, seed: int
+    points: NDArray[np.float32], cells: int, power: float, *, iterations: int, seed: int, screen: int | None = None
 ) -> NDArray[np.float32]:
     """What each of the points (N, D) counts so that dense regions don't take all centres: n^(−power), mean 1.
 
-    n is the number of points in its cell, of `cells` cells that one run of k-means finds.
+    n is the number of points in its cell, of `cells` cells that one run of k-means finds (`screen` as there).
     """
-    cell, _ = assign(points, spherical_kmeans(points, cells, restarts=1, iterations=iterations, seed=seed))
+    centres = spherical_kmeans(points, cells, restarts=1, iterations=iterations, seed=seed, screen=screen)
+    cell, _ = assign(points, centres)
     counts = np.bincount(cell, minlength=cells).astype(np.float64)
     weights: NDArray[np.float64] = counts[cell] ** -power
     return np.asarray(weights / weights.mean(), np.float32)

@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,13 @@ import numpy as np
 
 from stego_dist import console
 from stego_dist.errors import UserError
+from stego_dist.fitting.stations import Command, Stations
 from stego_dist.quickstart.landscapes import CLASSES, write_dataset
 from stego_dist.quickstart.weights import write_backbone_weights
 from stego_dist.report.tables import percent, readable
 from stego_dist.rundir import RunDir, read_json, write_json
 
 PROCESSES = 2
-
-
-Command = Callable[[Sequence[str]], int]
 
 
 def quickstart(
@@ -41,7 +39,7 @@ def quickstart(
     Raises UserError when a station fails.
     """
     start = time.monotonic()
-    stations = _Stations(3 + 2 * len(seeds))
+    stations = Stations(command, 3 + 2 * len(seeds))
     stations.begin(f"drawing landscapes of {len(CLASSES)} classes, unpacking ImageNet weights of EfficientNet-Lite0")
     write_dataset(out / "images")
     weights = out / "efficientnet_lite0.safetensors"
@@ -49,8 +47,7 @@ def quickstart(
         write_backbone_weights(weights)
 
     stations.begin("packing images and labels into shards")
-    _run(
-        command,
+    stations.run(
         "shards",
         "build",
         "folder",
@@ -69,7 +66,7 @@ def quickstart(
         f"features.dir={out / 'features'}",
     ]
     stations.begin("one pass of the backbone over the shards, then each image's nearest neighbours")
-    _run(command, "knn", "build", config, *places, *overrides)
+    stations.run("knn", "build", config, *places, *overrides)
 
     runs = {}
     for seed in seeds:
@@ -78,7 +75,7 @@ def quickstart(
         stations.begin(f"training the head on {PROCESSES} processes, seed {seed}")
         _launch("train", *arguments, "--resume")
         stations.begin(f"evaluation beside k-means over raw features, seed {seed}")
-        _run(command, "eval", str(run.root), "--baseline")
+        stations.run("eval", str(run.root), "--baseline")
         runs[seed] = read_json(run.results, "the run's results", "Run the quickstart again.")
 
     summary = _summary(runs)
@@ -95,22 +92,6 @@ def config_file() -> Path:
         if path.is_file():
             return path
     raise UserError(f"configs/quickstart.yaml is missing beside {package}; install the package again")
-
-
-class _Stations:
-    def __init__(self, total: int) -> None:
-        self.total, self.number = total, 0
-
-    def begin(self, what: str) -> None:
-        self.number += 1
-        console.say(f"\n[{self.number}/{self.total}] {what}", style="bold")
-
-
-def _run(command: Command, *arguments: str) -> None:
-    console.say("$ stego-dist " + " ".join(arguments), style="dim")
-    code = command(arguments)
-    if code:
-        raise UserError(f"`stego-dist {' '.join(arguments)}` ended with exit code {code}, see above")
 
 
 def _launch(*arguments: str) -> None:

@@ -88,6 +88,26 @@ def precision_recall_figures(results: Mapping[str, Any]) -> list[Markup]:
     return figures
 
 
+def count_figure(results: Mapping[str, Any]) -> Markup | None:
+    """Margin and label-free score over numbers of clusters, where the number was chosen by them."""
+    found = results.get("count")
+    if not found:
+        return None
+    tried = found["tried"]
+    x = [float(each["count"]) for each in tried]
+    series = [
+        Series(what, x, [each[key] for each in tried])
+        for key, what in (("margin", "margin"), ("score", "label-free score"), ("agreement", "agreement"))
+    ]
+    note = f"{found['chosen']} clusters were chosen: {found['rule']}. No labels entered."
+    return draw(
+        Chart(
+            "How many clusters?", "clusters", "", series, note, marks=[(float(found["chosen"]), "chosen")],
+            y_range=(0, 1),
+        )
+    )  # fmt: skip
+
+
 def training_figures(results: Mapping[str, Any]) -> list[Markup]:
     """Losses, correlations and validations over steps, each where it was logged."""
     curves = results.get("training") or {}

@@ -16,7 +16,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, select_autoescape
 from PIL import Image
 
-from stego_dist.report.figures import histograms, precision_recall_figures, training_figures
+from stego_dist.inference.names import Names
+from stego_dist.report.figures import count_figure, histograms, precision_recall_figures, training_figures
+from stego_dist.report.named import given_names, in_colours_of, legend_with, sheet_titles
 from stego_dist.report.pictures import layers_of
 from stego_dist.report.published import PUBLISHED
 from stego_dist.report.summary import cards, confusion_tables, facts
@@ -32,7 +34,9 @@ def write_page(run: RunDir) -> Path:
     remedy = f"Evaluate it first: stego-dist eval {run.root}"
     results = read_json(run.results, "the run's results", remedy)
     provenance = read_json(run.provenance, "the run's provenance", "Train the run again.")
-    pictures = _Pictures(layers_of(run), remedy)
+    names = given_names(run, results["headline_clusters"])
+    pictures = _Pictures(layers_of(run), remedy, names)
+    legend = pictures.found["legend"]
     html = (
         environment()
         .get_template("report.html.j2")
@@ -48,10 +52,12 @@ def write_page(run: RunDir) -> Path:
             histograms=histograms(results),
             precision_recall=precision_recall_figures(results),
             training=training_figures(results),
-            legend=pictures.found["legend"],
+            legend=legend_with(legend, names, labelled=results["labelled"]) if names else legend,
             panels=pictures.panels(),
             layers=pictures.kinds,
-            clusters=pictures.clusters(results),
+            clusters=sheet_titles(pictures.clusters(results), names),
+            named=names is not None,
+            counts=count_figure(results),
             neighbours=pictures.neighbours(results),
             left_out=pictures.left_out,
             budget=BUDGET,
@@ -80,8 +86,8 @@ def environment() -> Environment:
 class _Pictures:
     """Reads what report/pictures.py wrote, until BUDGET is spent."""
 
-    def __init__(self, folder: Path, remedy: str) -> None:
-        self.folder, self.left, self.left_out = folder, BUDGET, 0
+    def __init__(self, folder: Path, remedy: str, names: Names | None) -> None:
+        self.folder, self.names, self.left, self.left_out = folder, names, BUDGET, 0
         self.found: dict[str, Any] = {"legend": [], "panels": [], "clusters": [], "neighbours": {}}
         if folder.exists():
             self.found |= read_json(folder / "pictures.json", "the list of pictures", remedy)
@@ -92,7 +98,8 @@ class _Pictures:
         """The panels with their layers' pictures."""
         shown = []
         for panel in self.found["panels"]:
-            pictures = self._read([layer["file"] for layer in panel["layers"]])
+            named = [layer["file"] for layer in panel["layers"] if layer.get("headline")]
+            pictures = self._read([layer["file"] for layer in panel["layers"]], named)
             if pictures is not None:
                 layers = [layer | picture for layer, picture in zip(panel["layers"], pictures)]
                 shown.append(panel | {"layers": layers})
@@ -133,13 +140,13 @@ class _Pictures:
             rows.append({"anchor": shown[0], "others": shown[1:]})
         return rows
 
-    def _read(self, files: Sequence[str]) -> list[dict[str, Any]] | None:
-        """Sources (data: URIs), widths and heights of files that belong together.
+    def _read(self, files: Sequence[str], named: Sequence[str] = ()) -> list[dict[str, Any]] | None:
+        """Sources (data: URIs), widths and heights of files that belong together; `named`: those that names colour.
 
         None when they no longer fit or one is gone.
         """
         try:
-            found = [_embedded(self.folder / file) for file in files]
+            found = [_embedded(self.folder / file, self.names if file in named else None) for file in files]
         except OSError:
             found = []
         size = sum(len(picture["source"]) for picture in found)
@@ -150,8 +157,11 @@ class _Pictures:
         return found
 
 
-def _embedded(path: Path) -> dict[str, Any]:
+def _embedded(path: Path, names: Names | None = None) -> dict[str, Any]:
     data = path.read_bytes()
+    if names is not None:
+        data = in_colours_of(data, names)
     with Image.open(io.BytesIO(data)) as image:
         width, height = image.size
-    return {"source": "data:image/webp;base64," + base64.b64encode(data).decode(), "width": width, "height": height}
+    kind = path.suffix.removeprefix(".")
+    return {"source": f"data:image/{kind};base64,{base64.b64encode(data).decode()}", "width": width, "height": height}

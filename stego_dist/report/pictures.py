@@ -8,6 +8,7 @@ All keep their aspect ratio; the bound is on the longer side.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine.evaluate import Evaluation
 from stego_dist.engine.panel import Panel
+from stego_dist.engine.predict import CLUSTERS
+from stego_dist.engine.scoring import CRF
 from stego_dist.errors import UserError
 from stego_dist.metrics.matching import Matching
+from stego_dist.report.named import NONE, cluster_picture
 from stego_dist.report.panels import (
     Colours,
     cluster_colours,
@@ -54,7 +58,7 @@ def write_pictures(evaluation: Evaluation, config: Config, run: RunDir) -> None:
             {
                 "legend": _legend(evaluation, shard_set),
                 "panels": [
-                    _write_panel(tmp, n, panel, evaluation.matchings, palette)
+                    _write_panel(tmp, n, panel, evaluation.matchings, palette, results["headline_clusters"])
                     for n, panel in enumerate(evaluation.panels)
                 ],
                 "clusters": _write_examples(tmp, evaluation),
@@ -91,34 +95,53 @@ def _write_panel(
     panel: Panel,
     matchings: Mapping[str, Matching],
     palette: Sequence[tuple[int, int, int]],
+    headline: str,
 ) -> dict[str, Any]:
     layers = []
-    for key, title, pixels in panel_layers(panel, matchings, palette):
-        name = f"{number:03d}_{key}.webp"
-        if key == "image":
-            save_photo(folder / name, pixels, SIDE)
+    for layer in panel_layers(panel, matchings, palette):
+        file, more = f"{number:03d}_{layer.key}", {}
+        if layer.key == "image":
+            save_photo(folder / f"{file}.webp", layer.pixels, SIDE)
+        elif layer.key.removesuffix(CRF) in CLUSTERS and len(layer.tints) <= NONE:
+            cluster_picture(layer.pixels, layer.tints, SIDE).save(folder / f"{file}.png", transparency=NONE)
+            more = {"headline": layer.key.removesuffix(CRF) == headline}
         else:
-            fitted(pixels, SIDE, smooth=False).save(folder / name, format="WEBP", lossless=True)
-        layers.append({"key": key, "title": title, "file": name})
+            shown = fitted(layer.painted(), SIDE, smooth=False)
+            shown.save(folder / f"{file}.webp", format="WEBP", lossless=True)
+        suffix = "png" if more else "webp"
+        layers.append({"key": layer.key, "title": layer.title, "file": f"{file}.{suffix}", **more})
     described = {"name": panel.name, "rank": panel.rank, "accuracy": panel.accuracy, "miou": panel.miou}
     return {**described, "layers": layers}
 
 
+@dataclass(frozen=True)
+class Layer:
+    """A layer of a panel."""
+
+    key: str
+    title: str
+    pixels: NDArray[Any]
+    """The image, uint8 (H, W, 3), or ids, int16 (H, W), −1 where there is none."""
+    tints: Colours
+    """Colours of the ids; none of the image."""
+
+    def painted(self) -> Pixels:
+        """The image (H, W, 3), or the ids painted (H, W, 4), transparent where there is none."""
+        if self.key == "image":
+            return self.pixels
+        opaque = np.where(self.pixels < 0, 0, 255).astype(np.uint8)
+        return np.concatenate([paint(self.pixels, self.tints), opaque[..., None]], 2)
+
+
 def panel_layers(
     panel: Panel, matchings: Mapping[str, Matching], palette: Sequence[tuple[int, int, int]]
-) -> Iterator[tuple[str, str, Pixels]]:
-    """(key, title, pixels): the image (H, W, 3), then maps (H, W, 4)."""
-    yield "image", "image", panel.image
+) -> Iterator[Layer]:
+    """The image, then maps."""
+    yield Layer("image", "image", panel.image, colours([]))
     if panel.label is not None:
-        yield "label", "label", _transparent(panel.label, colours(palette))
+        yield Layer("label", "label", panel.label, colours(palette))
     for name, prediction in panel.predictions.items():
-        tints = prediction_colours(name, prediction, matchings, palette)
-        yield name, readable(name), _transparent(prediction, tints)
-
-
-def _transparent(ids: NDArray[np.int16], tints: Colours) -> Pixels:
-    opaque = np.where(ids < 0, 0, 255).astype(np.uint8)
-    return np.concatenate([paint(ids, tints), opaque[..., None]], 2)
+        yield Layer(name, readable(name), prediction, prediction_colours(name, prediction, matchings, palette))
 
 
 def _write_examples(folder: Path, evaluation: Evaluation) -> list[dict[str, Any]]:

@@ -193,12 +193,12 @@ def _images(validations: Mapping[int, Validation], palette: Palette) -> list[dic
     for trial, validation in validations.items():
         for panel in validation.panels:
             shown = images.setdefault(panel.name, [])
-            for key, title, pixels in panel_layers(panel, validation.matchings, palette):
-                if key in ("image", "label") and any(layer["title"] == title for layer in shown):
+            for layer in panel_layers(panel, validation.matchings, palette):
+                given = layer.key in ("image", "label")
+                if layer.key == "linear" or (given and any(other["title"] == layer.title for other in shown)):
                     continue
-                if key != "linear":
-                    named = title if key in ("image", "label") else f"trial {trial}"
-                    shown.append({"title": named, "source": _uri(pixels, photo=key == "image")})
+                named = layer.title if given else f"trial {trial}"
+                shown.append({"title": named, "source": _uri(layer.painted(), photo=layer.key == "image")})
     return [{"name": name, "layers": layers} for name, layers in images.items()]
 
 

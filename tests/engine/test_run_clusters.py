@@ -12,12 +12,19 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
 from stego_dist.config import Config
-from stego_dist.engine.clusters import FEATURES, find_clusters, find_run_clusters, mixture
+from stego_dist.engine.clusters import FEATURES, find_clusters, find_run_clusters, mixture, separation, weight_of
 from stego_dist.engine.predict import predict_maps
 from stego_dist.models.probes import LinearProbe
 from stego_dist.models.segmenter import Segmenter
 
 GROUPS, MODES, EACH = 12, 3, 80
+
+
+def found_in(config, codes, features, number):
+    """A run's clusters, as engine/clustering.py finds them on one process."""
+    auto = config.clusters.feature_weight == "auto"
+    margins = (separation(config, codes, number), separation(config, features, number)) if auto else None
+    return find_run_clusters(config, codes, features, number, weight_of(config, margins), margins)
 
 
 def config(**clusters: Any) -> Config:
@@ -44,7 +51,7 @@ def agreement(space: np.ndarray, centres: torch.Tensor, group: np.ndarray) -> fl
 
 def test_codes_with_a_mode_for_each_cluster_are_clustered_alone():
     codes, features, _ = points()
-    found = find_run_clusters(config(), codes, features, MODES)
+    found = found_in(config(), codes, features, MODES)
     assert found.feature_weight == 0 and found.balance == 0
     assert torch.equal(found.centres, find_clusters(config(), codes, MODES))
     assert found.margins is not None and found.margins[0] > 2 * found.margins[1]
@@ -53,7 +60,7 @@ def test_codes_with_a_mode_for_each_cluster_are_clustered_alone():
 
 def test_features_tell_apart_what_codes_merge():
     codes, features, group = points()
-    found = find_run_clusters(config(), codes, features, GROUPS)
+    found = found_in(config(), codes, features, GROUPS)
     assert 1 < found.feature_weight <= FEATURES and 0 < found.balance <= 1
     unit = lambda rows: rows / np.linalg.norm(rows, axis=1, keepdims=True)  # noqa: E731
     joint = np.concatenate([unit(codes), found.feature_weight * unit(features)], 1)
@@ -63,12 +70,12 @@ def test_features_tell_apart_what_codes_merge():
 
 def test_numbers_are_obeyed():
     codes, features, _ = points()
-    found = find_run_clusters(config(feature_weight=0.5, balance=0), codes, features, MODES)
+    found = found_in(config(feature_weight=0.5, balance=0), codes, features, MODES)
     assert (found.feature_weight, found.balance, found.margins) == (0.5, 0, None)
     assert found.centres.shape == (MODES, 8 + 16)
-    plain = find_run_clusters(config(feature_weight=0), codes, features, GROUPS)
+    plain = found_in(config(feature_weight=0), codes, features, GROUPS)
     assert torch.equal(plain.centres, find_clusters(config(), codes, GROUPS))
-    balanced = find_run_clusters(config(feature_weight=0, balance=1), codes, features, GROUPS)
+    balanced = found_in(config(feature_weight=0, balance=1), codes, features, GROUPS)
     assert not torch.equal(balanced.centres, plain.centres)
 
 

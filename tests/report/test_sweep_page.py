@@ -14,7 +14,7 @@ from stego_dist.metrics.matching import match_clusters
 from stego_dist.report.charts import Chart, Series, draw
 from stego_dist.report.parallel import Axis, Line, draw_parallel, key_axis
 from stego_dist.report.sweep import best_trials, print_sweep, write_sweep_page
-from tests.report.browser import browser, find_browser
+from tests.browser import browser, find_browser
 
 PALETTE = [(200, 30, 30), (30, 30, 200)]
 HOSTILE = "<script>document.title = 'hit'</script>"

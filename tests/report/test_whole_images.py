@@ -13,7 +13,7 @@ from PIL import Image
 from stego_dist.cli import main
 from stego_dist.report.pictures import layers_of
 from stego_dist.rundir import RunDir
-from tests.report.browser import browser, find_browser
+from tests.browser import browser, find_browser
 from tests.report.test_browser import SHOWN
 from tests.report.test_page import Page
 

@@ -28,6 +28,32 @@ def find_browser() -> str | None:
     return next((path for path in map(shutil.which, NAMES) if path), None)
 
 
+CONTRAST = """
+(() => {
+  const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
+  const rgb = (colours) => {
+    canvas.clearRect(0, 0, 1, 1);
+    for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
+    return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+  };
+  const light = (colours) => {
+    const linear = (v) => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+    const [r, g, b] = rgb(colours).map(v => linear(v / 255));
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const ground = (e) => {
+    const over = [];  // what is seen through comes first
+    for (; e; e = e.parentElement) over.unshift(getComputedStyle(e).backgroundColor);
+    return ['white', ...over];
+  };
+  const words = 'p, td, th, dt, dd, li, a, h1, h2, figcaption, label, summary, button, kbd';
+  return [...document.querySelectorAll(words)].map(e => {
+    const [a, b] = [light([...ground(e), getComputedStyle(e).color]), light(ground(e))].sort((x, y) => y - x);
+    return (a + .05) / (b + .05);
+  }).reduce((x, y) => Math.min(x, y));
+})()"""
+
+
 class Browser:
     """One page of a browser; what it reported is in `events`."""
 
@@ -64,10 +90,20 @@ class Browser:
                 assert "error" not in answer, answer
                 return answer["result"]
 
-    def open(self, path: Path) -> Self:
-        """Load a file and wait until it is loaded."""
+    def open(self, address: Path | str) -> Self:
+        """Load a file or URL and wait until it is loaded."""
         self.events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=address if isinstance(address, str) else address.resolve().as_uri())
+        return self.loaded()
+
+    def reload(self) -> Self:
+        """Load the same again."""
+        self.events.clear()
+        self.call("Page.reload")
+        return self.loaded()
+
+    def loaded(self) -> Self:
+        """Wait until the page is loaded."""
         while not any(event["method"] == "Page.loadEventFired" for event in self.events):
             self._receive()
         return self
@@ -78,11 +114,42 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
+    def wait(self, script: str) -> Any:
+        """The value of an expression once it is true."""
+        until = time.monotonic() + SECONDS
+        while not (value := self.run(script)):
+            assert time.monotonic() < until, f"in {SECONDS} s this did not become true: {script}"
+            time.sleep(0.02)
+        return value
+
+    def drop(self, name: str, data: bytes, selector: str = "body") -> None:
+        """Drop a file on an element."""
+        self.run(
+            f"""(() => {{
+              const bytes = Uint8Array.from(atob({json.dumps(base64.b64encode(data).decode())}), c => c.charCodeAt(0));
+              const dataTransfer = new DataTransfer();
+              dataTransfer.items.add(new File([bytes], {json.dumps(name)}));
+              const target = document.querySelector({json.dumps(selector)});
+              for (const kind of ['dragenter', 'dragover', 'drop'])
+                target.dispatchEvent(new DragEvent(kind, {{dataTransfer, bubbles: true, cancelable: true}}));
+            }})()"""
+        )
+
+    def click(self, x: float, y: float) -> None:
+        """The pointer goes to a place of the viewport, and presses."""
+        self.call("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y)
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
     def press(self, key: str, code: int, text: str = "") -> None:
         """A key goes down and up."""
         for kind in ("keyDown", "keyUp"):
             more = {"text": text} if text and kind == "keyDown" else {}
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **more)
+
+    def least_contrast(self) -> float:
+        """The least contrast of visible text with its ground, as WCAG has it."""
+        return float(self.run(CONTRAST))
 
     def complaints(self) -> list[str]:
         """Uncaught exceptions, errors and warnings of the console, and requests that left the page."""

@@ -1,0 +1,97 @@
+"""A run's clusters, found on the main process and given to all ranks: at the end of training, and anew later.
+
+1. codes are drawn; features beside them where they enter, or where it is not known how far their clusters stand apart;
+2. that and the same of codes decides what features count (engine/clusters.py);
+3. k-means.
+
+How far clusters of features stand apart is no matter of training: trials that follow one another find it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from numpy.typing import NDArray
+from torch import Tensor
+
+from stego_dist import console
+from stego_dist.config import Config
+from stego_dist.engine.clusters import Clusters, draw_codes, find_run_clusters, find_unless, separation, weight_of
+from stego_dist.engine.opened import Opened
+from stego_dist.engine.setup import StopFlag, on_main_process
+from stego_dist.engine.supply import FeaturesOf, features_of
+from stego_dist.models.segmenter import Segmenter
+
+T = TypeVar("T")
+Points = NDArray[np.float32]
+
+
+class RunClustering:
+    """Codes and features of a run's drawn positions, and the clusters in them; all ranks call every method.
+
+    All raise Stopped when `stop` is raised.
+    """
+
+    def __init__(
+        self, config: Config, accelerator: Accelerator, segmenter: Segmenter, opened: Opened, stop: StopFlag
+    ) -> None:
+        self.config, self.accelerator, self.segmenter, self.opened, self.stop = (
+            config, accelerator, segmenter, opened, stop,
+        )  # fmt: skip
+
+    def codes(self) -> Points:
+        """Codes (P, D); the same on all ranks."""
+        return self._draw(self.segmenter.head)
+
+    def find(self) -> Clusters:
+        """Put k-means centres into the segmenter, as many as it has clusters."""
+        console.say("clustering training codes by k-means")
+        config, number, head = self.config, self.segmenter.num_clusters, self.segmenter.head
+        asked, held = config.clusters.feature_weight, self.opened.margins
+        key = (config.seed, config.clusters.images, config.clusters.points, number)
+        unknown = asked == "auto" and key not in held
+        feats: Points | None = None
+        if unknown or asked not in ("auto", 0) or self.opened.bank is None:  # the backbone runs once, not twice
+            drawn = self._draw(lambda maps: torch.cat([head(maps), maps], 1))
+            codes, feats = np.split(drawn, [head.code_dim], 1)
+        else:
+            codes = self.codes()
+        margins = None
+        if asked == "auto":
+            if unknown and feats is not None:
+                held[key] = self._on_main(partial(separation, config, feats, number))
+            margins = self._on_main(partial(separation, config, codes, number)), held[key]
+        weight = weight_of(config, margins)
+        if weight and feats is None:
+            feats = self._draw(lambda maps: maps)
+        clusters = self._on_main(partial(find_run_clusters, config, codes, feats, number, weight, margins))
+        self.segmenter.set_kmeans(clusters.centres, clusters.feature_weight)
+        console.say(f"  {clusters}")
+        return clusters
+
+    def _draw(self, encode: Callable[[Tensor], Tensor]) -> Points:
+        opened, check = self.opened, partial(self.stop.check, self.accelerator)
+        features: FeaturesOf = features_of(
+            self.config, opened.training, opened.backbone, opened.bank, self.accelerator.device
+        )
+        self.segmenter.eval()
+        return draw_codes(self.config, self.accelerator, len(opened.training), features, encode, check)
+
+    def _on_main(self, find: Callable[[], T]) -> T:
+        found: list[T | None] = [None]
+
+        def work() -> None:
+            found[0] = find_unless(lambda: self.stop.raised, find)
+
+        on_main_process(self.accelerator, work)
+        self.stop.check(self.accelerator)
+        if self.accelerator.num_processes > 1:
+            broadcast_object_list(found)
+        assert found[0] is not None
+        return found[0]
