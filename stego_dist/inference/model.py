@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,13 +23,14 @@ from torch import Tensor, nn
 from stego_dist.config import Config, load_config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.sources import MAX_PIXELS, open_image
-from stego_dist.data.transforms import Resize, to_training_view
-from stego_dist.engine.inputs import autocast, make_backbone
+from stego_dist.data.transforms import Resize
+from stego_dist.engine.inputs import make_backbone
 from stego_dist.engine.predict import LINEAR
 from stego_dist.errors import UserError
+from stego_dist.inference.batches import Failed, Finished, WindowQueue
 from stego_dist.inference.names import NamedClass, Names, clusters_digest, default_names, read_names
+from stego_dist.inference.rasters import Pixels, Raster
 from stego_dist.inference.segmentation import Segmentation
-from stego_dist.inference.windows import Blend, Window, cover
 from stego_dist.models.backbone import Backbone
 from stego_dist.models.segmenter import Segmenter, averaged_code
 from stego_dist.rundir import RunDir, read_json
@@ -42,52 +43,6 @@ LARGE = 2
 """Sides of a window, in resolutions: what is shorter on both sides is looked at in one piece."""
 OVERLAP = 4
 """The part of a window's side that it shares with the next: one over this."""
-
-
-class Raster(Protocol):
-    """An image that can be read in parts."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) in its own pixels."""
-
-    def scaled(self, height: int, width: int) -> Raster:
-        """The same resized."""
-
-    def region(self, top: int, left: int, height: int, width: int) -> Tensor:
-        """uint8 (3, height, width) on the host; what lies beyond repeats the last row and column."""
-
-
-@dataclass(frozen=True)
-class Pixels:
-    """A `Raster` in memory: uint8 (3, H, W)."""
-
-    pixels: Tensor
-    resize: Resize = "bilinear"
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W)."""
-        return self.pixels.shape[1], self.pixels.shape[2]
-
-    def scaled(self, height: int, width: int) -> Pixels:
-        """Resized as evaluation resizes."""
-        if (height, width) == self.size:
-            return self
-        image = Image.fromarray(self.pixels.permute(1, 2, 0).numpy())
-        return replace(self, pixels=to_training_view(image, min(height, width), self.resize, "none"))
-
-    def region(self, top: int, left: int, height: int, width: int) -> Tensor:
-        """A part."""
-        part = self.pixels[:, top : top + height, left : left + width]
-        return pad_to(part, height, width)
-
-
-def pad_to(part: Tensor, height: int, width: int) -> Tensor:
-    """(C, h, w) with its last row and column repeated up to (C, height, width)."""
-    rows = torch.arange(height).clamp(max=part.shape[1] - 1)
-    columns = torch.arange(width).clamp(max=part.shape[2] - 1)
-    return part if part.shape[1:] == (height, width) else part[:, rows][:, :, columns]
 
 
 class Scorer(nn.Module):
@@ -136,7 +91,7 @@ class Model:
         through the network in one piece; precision: fp32, bf16 or fp16."""
         self.device, self.precision = torch.device(device), precision
         self.scorer, self.names, self.scale, self.resize = scorer.to(self.device), names, scale, resize
-        self.stride = scorer.backbone.stride
+        self.window, self.stride = window, scorer.backbone.stride
         self.side = max(1, window // self.stride)
         self.overlap = max(1, self.side // OVERLAP) if self.side > 1 else 0
 
@@ -192,24 +147,24 @@ class Model:
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                 raise UserError(f"an image as an array is uint8 (H, W, 3), not {image.dtype} {image.shape}")
-            array = image
+            found = Pixels(torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1))
         elif isinstance(image, Image.Image):
-            array = np.array(image.convert("RGB"))
+            found = Pixels.of(image.convert("RGB"))
         else:
-            array = np.array(open_image(Path(image) if isinstance(image, str) else image))
-        if not array.size:
+            found = Pixels.of(open_image(Path(image) if isinstance(image, str) else image))
+        if not found.held:
             raise UserError("an image without pixels")
-        return Pixels(torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1), self.resize)
+        return found
 
     def segment_rasters(
-        self, rasters: Iterable[tuple[int, Raster]], batch_size: int = 8
-    ) -> Iterator[tuple[int, Raster, Segmentation]]:
+        self, rasters: Iterable[tuple[int, Raster]], batch_size: int = 8, failed: Failed | None = None
+    ) -> Iterator[Finished]:
         """Segmentations of numbered rasters, without their images, in the order in which they are finished.
 
-        Images whose windows have one size wait for each other until `batch_size` windows are there; at most
-        4·batch_size images wait.
+        What waits is bounded (see WindowQueue). `failed` is told the number of a raster that can't be read or seen, and
+        why; without it UserError is raised.
         """
-        queue = _Queue(self, batch_size)
+        queue = WindowQueue(self, batch_size, failed)
         for number, raster in rasters:
             yield from queue.add(number, raster)
         yield from queue.flush()
@@ -255,7 +210,7 @@ class OpenedRun:
 
     def digest(self, readout: Readout) -> str:
         """What names.yaml is `of`."""
-        return clusters_digest(readout, self.segmenter.centres(readout).numpy().tobytes())
+        return clusters_digest(readout, self.segmenter.centres(readout).detach().numpy().tobytes())
 
     def defaults(self, readout: Readout) -> Names:
         """Names before anybody gave any."""
@@ -274,77 +229,28 @@ class OpenedRun:
             return defaults
         return read_names(self.run.names, defaults, self.digest(readout))
 
+    def shares(self, readout: Readout) -> list[float | None] | None:
+        """Share of the evaluated pixels by cluster, as the run's results have it; None for those that they don't tell
+        apart, or where there are no results."""
+        if not self.run.results.exists():
+            return None
+        results = self._results()
+        if (unlabelled := results.get("cluster_shares", {}).get(readout)) is not None:
+            return list(unlabelled)
+        entry = results.get("measures", {}).get(readout, {})
+        matched, rows = entry.get("cluster_to_class"), [sum(row) for row in entry.get("confusion", [])]
+        if matched is None or len(matched) != self.segmenter.num_clusters or not sum(rows):
+            return None
+        return [rows[c] / sum(rows) if c >= 0 else None for c in matched]
+
+    def _results(self) -> dict[str, Any]:
+        found: dict[str, Any] = read_json(self.run.results, "the run's results", "Run `stego-dist eval` again.")
+        return found
+
     def _matching(self, readout: Readout) -> list[int] | None:
         """Class by cluster as an evaluation found it, by majority where there are more clusters than classes."""
         if not self.run.results.exists():
             return None
-        results = read_json(self.run.results, "the run's results", "Run `stego-dist eval` again.")
-        entry = results.get("measures", {}).get(readout, {})
+        entry = self._results().get("measures", {}).get(readout, {})
         found = entry.get("majority_matching", entry).get("cluster_to_class")
         return found if found is not None and len(found) == self.segmenter.num_clusters else None
-
-
-class _Waiting:
-    """An image some of whose windows have not been through the network."""
-
-    def __init__(self, number: int, raster: Raster, model: Model) -> None:
-        self.number, self.raster, self.model = number, raster, model
-        self.seen = model.seen_size(raster.size)
-        self.scaled = raster.scaled(*self.seen)
-        self.grid = -(-self.seen[0] // model.stride), -(-self.seen[1] // model.stride)
-        self.windows = cover(self.grid[0], self.grid[1], model.side, model.overlap)
-        self.scores: Blend | None = None
-
-    def pixels(self, window: Window) -> Tensor:
-        stride = self.model.stride
-        return self.scaled.region(
-            window.top * stride, window.left * stride, window.height * stride, window.width * stride
-        )
-
-    def add(self, number: int, values: Tensor) -> None:
-        """Scores and, in the last channel, lengths of a window."""
-        self.scores = self.scores or Blend(len(values), *self.grid, self.windows, self.model.overlap)
-        self.scores.add(number, values)
-
-    def segmentation(self) -> Segmentation:
-        assert self.scores is not None
-        values = self.scores.result()
-        linear = self.model.scorer.readout == LINEAR
-        extent = (self.seen[0] / self.model.stride, self.seen[1] / self.model.stride)
-        lengths = None if linear else values[-1]
-        return Segmentation(values[:-1], lengths, self.raster.size, extent, self.model.names)
-
-
-class _Queue:
-    """Windows that wait for others of their size."""
-
-    def __init__(self, model: Model, batch_size: int) -> None:
-        self.model, self.batch_size = model, batch_size
-        self.waiting: dict[tuple[int, int], list[tuple[_Waiting, int]]] = {}
-
-    def add(self, number: int, raster: Raster) -> Iterator[tuple[int, Raster, Segmentation]]:
-        image = _Waiting(number, raster, self.model)
-        for place, window in enumerate(image.windows):
-            same = self.waiting.setdefault((window.height, window.width), [])
-            same.append((image, place))
-            if len(same) == self.batch_size:
-                yield from self._run((window.height, window.width))
-        while sum(map(len, self.waiting.values())) > 4 * self.batch_size:
-            yield from self._run(max(self.waiting, key=lambda size: len(self.waiting[size])))
-
-    def flush(self) -> Iterator[tuple[int, Raster, Segmentation]]:
-        for size in list(self.waiting):
-            yield from self._run(size)
-
-    def _run(self, size: tuple[int, int]) -> Iterator[tuple[int, Raster, Segmentation]]:
-        some = self.waiting.pop(size, [])
-        if not some:
-            return
-        batch = torch.stack([image.pixels(image.windows[place]) for image, place in some])
-        with autocast(self.model.precision, self.model.device):
-            scores, lengths = self.model.scorer(batch.to(self.model.device))
-        values = torch.cat([scores, lengths[:, None]], 1).float().cpu()
-        for (image, place), value in zip(some, values):
-            image.add(place, value)
-            if image.scores is not None and image.scores.done:
-                yield image.number, image.raster, image.segmentation()

@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from stego_dist.data.colours import Colour, distinct_colours
-from stego_dist.errors import StaleInputError, UserError
+from stego_dist.errors import ConfigError, StaleInputError, UserError
 from stego_dist.rundir import atomic_path
 
 LONGEST = 100
@@ -117,6 +117,46 @@ def write_names(path: Path, names: Names, of: str) -> None:
         lines.append(f'  {cluster}: {{name: {text}, colour: "{hex_colour(entry.colour)}"}}\n')
     with atomic_path(path) as tmp:
         tmp.write_text("".join(lines), "utf-8")
+
+
+def changed_names(names: Names, changes: Sequence[str]) -> Names:
+    """Names after changes such as "3=road" and "3=#804080".
+
+    A name that is another cluster's too comes with its colour, a colour is that of all clusters of the name. Raises
+    ConfigError listing everything that is wrong.
+    """
+    entries = [names.classes[i] for i in names.of_cluster]
+    errors = []
+    for change in changes:
+        cluster, mark, value = change.partition("=")
+        wrong = None if value.startswith("#") else name_error(value)
+        if not mark or not cluster.isdecimal() or int(cluster) >= len(entries):
+            errors.append(f"{change!r}: expected CLUSTER=NAME, with a cluster from 0 to {len(entries) - 1}")
+        elif wrong is not None:
+            errors.append(f"{change!r}: {wrong}")
+        elif value.startswith("#"):
+            try:
+                colour = parsed_colour(value)
+            except ValueError as error:
+                errors.append(f"{change!r}: {error}")
+                continue
+            same = entries[int(cluster)].name
+            entries = [NamedClass(e.name, colour) if e.name == same else e for e in entries]
+        else:
+            entries[int(cluster)] = _renamed(entries, int(cluster), value)
+    if errors:
+        raise ConfigError("--set:\n" + "\n".join(f"  {line}" for line in errors))
+    return merged_by_name(entries)
+
+
+def _renamed(entries: Sequence[NamedClass], cluster: int, name: str) -> NamedClass:
+    """A cluster under a new name: in the colour that the name has, else in its own, else in a new one."""
+    others = [entry for i, entry in enumerate(entries) if i != cluster]
+    for entry in others:
+        if entry.name == name:
+            return entry
+    colour, taken = entries[cluster].colour, [entry.colour for entry in others]
+    return NamedClass(name, distinct_colours(1, taken)[0] if colour in taken else colour)
 
 
 def hex_colour(colour: Colour) -> str:
