@@ -20,13 +20,14 @@ from numpy.typing import NDArray
 
 from stego_dist import console
 from stego_dist.config import Config
+from stego_dist.engine.clusters import MODES
 from stego_dist.engine.label_free import LabelFree
 from stego_dist.knn.kmeans import margin, spherical_kmeans
 from stego_dist.models.segmenter import Segmenter
 
 COUNTS = (*range(2, 17), 18, 20, 22, 24, 27, 30, 35, 40, 50, 60)
 """Numbers that are tried, ascending."""
-MARGIN = 0.75
+MARGIN = MODES
 """Part of the best margin that a number of clusters keeps. Chosen on drawn landscapes of eight classes (9 clusters) and
 looked at on CamVid's eleven (12 to 14, three seeds)."""
 GONE = 0.4

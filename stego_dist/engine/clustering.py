@@ -1,10 +1,8 @@
 """A run's clusters, found on the main process and given to all ranks: at the end of training, and anew later.
 
-1. codes are drawn; features beside them where they enter, or where it is not known how far their clusters stand apart;
-2. that and the same of codes decides what features count (engine/clusters.py);
+1. codes are drawn, and how far their clusters stand apart decides what features count beside them (engine/clusters.py);
+2. features are drawn where they count;
 3. k-means.
-
-How far clusters of features stand apart is no matter of training: trials that follow one another find it once.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from torch import Tensor
 
 from stego_dist import console
 from stego_dist.config import Config
-from stego_dist.engine.clusters import Clusters, draw_codes, find_run_clusters, find_unless, separation, weight_of
+from stego_dist.engine.clusters import Clusters, draw_codes, find_run_clusters, find_unless, margins_of, weight_of
 from stego_dist.engine.opened import Opened
 from stego_dist.engine.setup import StopFlag, on_main_process
 from stego_dist.engine.supply import FeaturesOf, features_of
@@ -53,20 +51,13 @@ class RunClustering:
         """Put k-means centres into the segmenter, as many as it has clusters."""
         console.say("clustering training codes by k-means")
         config, number, head = self.config, self.segmenter.num_clusters, self.segmenter.head
-        asked, held = config.clusters.feature_weight, self.opened.margins
-        key = (config.seed, config.clusters.images, config.clusters.points, number)
-        unknown = asked == "auto" and key not in held
-        feats: Points | None = None
-        if unknown or asked not in ("auto", 0) or self.opened.bank is None:  # the backbone runs once, not twice
-            drawn = self._draw(lambda maps: torch.cat([head(maps), maps], 1))
-            codes, feats = np.split(drawn, [head.code_dim], 1)
-        else:
+        asked, feats, margins = config.clusters.feature_weight, None, None
+        if asked == 0 or (asked == "auto" and self.opened.bank is not None):
             codes = self.codes()
-        margins = None
+        else:  # the backbone runs once, not twice
+            codes, feats = np.split(self._draw(lambda maps: torch.cat([head(maps), maps], 1)), [head.code_dim], 1)
         if asked == "auto":
-            if unknown and feats is not None:
-                held[key] = self._on_main(partial(separation, config, feats, number))
-            margins = self._on_main(partial(separation, config, codes, number)), held[key]
+            margins = self._on_main(partial(margins_of, config, codes, number))
         weight = weight_of(config, margins)
         if weight and feats is None:
             feats = self._draw(lambda maps: maps)

@@ -6,8 +6,8 @@ the order of the images, and clustered on the main process: ranks change the poi
 Trained codes gather in a number of modes that the data and the loss decide, not clusters.count. While there are at
 least as many modes as clusters, clusters of codes stand well apart. When more are asked for, k-means can only cut modes
 along what noise is left in them, and it cuts those of the largest classes: small classes, which codes merge, come out
-worse than from the features. So it is measured how far clusters stand apart, in codes and in features, without labels:
-as codes run out of modes, features enter, and dense regions count less (`separation`, `mixture`).
+worse than from the features. So it is measured, without labels, how far clusters of codes stand apart, and how far
+fewer clusters would: as codes run out of modes, features enter, and dense regions count less (`margins_of`, `mixture`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ FEATURES = 3.0
 CELLS = 4
 """Cells a cluster, by which density is told."""
 TRIED = 50_000
-"""Points that `separation` looks at."""
+"""Points that margins are measured on."""
+MODES = 0.75
+"""Part of the margin of fewer clusters that as many clusters as codes have modes keep."""
+FEWEST = 3
+"""Clusters, of the fewer ones."""
 DIGITS = 3
 
 
@@ -105,7 +109,7 @@ class Clusters:
     balance: float
     """Power of the density by which points in dense regions count less."""
     margins: tuple[float, float] | None
-    """How far the clusters of codes, and of features, stand apart; None where nothing was to be chosen by it."""
+    """How far the clusters of codes stand apart, and how far fewer would; None where nothing was to be chosen by it."""
 
     largest: float
     """Share of the points that the largest cluster takes."""
@@ -118,12 +122,12 @@ class Clusters:
 
     def record(self) -> dict[str, Any]:
         """For files."""
-        margins = None if self.margins is None else dict(zip(("codes", "features"), self.margins))
+        margins = None if self.margins is None else dict(zip(("clusters", "fewer"), self.margins))
         return {"feature_weight": self.feature_weight, "balance": self.balance, "margins": margins}
 
 
 def weight_of(config: Config, margins: tuple[float, float] | None) -> float:
-    """clusters.feature_weight, where it is `auto` by the margins of codes and of features."""
+    """clusters.feature_weight, where it is `auto` by the margins of codes."""
     asked = config.clusters.feature_weight
     if asked != "auto":
         return asked
@@ -160,19 +164,28 @@ def balance_of(config: Config, feature_weight: float) -> float:
     return round(min(1.0, feature_weight / FEATURES), DIGITS) if asked == "auto" else asked
 
 
-def separation(config: Config, points: NDArray[np.float32], clusters: int) -> float:
-    """The margin of k-means over (some of the) points (P, D): how far its clusters stand apart."""
+def margins_of(config: Config, codes: NDArray[np.float32], clusters: int) -> tuple[float, float]:
+    """How far k-means clusters of (some of the) codes (P, D) stand apart: so many, and the best of half as many, a
+    quarter, …; where there are too few for that, the same twice."""
     rng = np.random.default_rng(config.seed)
-    some = points if len(points) <= TRIED else points[np.sort(rng.choice(len(points), TRIED, replace=False))]
-    return margin(some, spherical_kmeans(some, clusters, restarts=3, iterations=25, seed=config.seed))
+    some = codes if len(codes) <= TRIED else codes[np.sort(rng.choice(len(codes), TRIED, replace=False))]
+
+    def apart(count: int) -> float:
+        return margin(some, spherical_kmeans(some, count, restarts=3, iterations=25, seed=config.seed))
+
+    found, fewer, count = apart(clusters), list[float](), clusters // 2
+    while count >= FEWEST:
+        fewer.append(apart(count))
+        count //= 2
+    return found, max(fewer, default=found)
 
 
-def mixture(codes: float, features: float) -> float:
-    """0: as many clusters as codes have modes, 1: far more, by the margins of codes and of features.
+def mixture(clusters: float, fewer: float) -> float:
+    """0: as many clusters as codes have modes, 1: far more, by the margins of so many clusters and of fewer.
 
-    The two ends are that the margin of codes is twice that of features, and that it is no larger than it.
+    The two ends are that they keep MODES of the margin of the fewer, and half of that.
     """
-    return min(1.0, max(0.0, 2 - codes / features)) if features > 0 else 0.0
+    return min(1.0, max(0.0, 2 * (1 - clusters / (MODES * fewer)))) if fewer > 0 else 0.0
 
 
 def _kmeans(config: Config, points: NDArray[np.float32], clusters: int, balance: float) -> NDArray[np.float32]:

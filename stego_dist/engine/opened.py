@@ -30,8 +30,6 @@ class Opened:
     def __init__(self, config: Config, device: torch.device) -> None:
         self.config, self.device = config, device
         self._views: dict[Views, ViewStore | None] = {}
-        self.margins: dict[tuple[int, ...], float] = {}
-        """How far clusters of features stand apart, by what decides it (engine/clustering.py)."""
 
     @cached_property
     def shard_set(self) -> ShardSet:

@@ -89,7 +89,7 @@ def clustering(results: Mapping[str, Any]) -> str:
     weight = found["feature_weight"]
     text = f"of codes beside features that count {weight:.3g}" if weight else "of codes alone"
     margins = found["margins"]
-    apart = f" (apart by {margins['codes']:.3f} in codes, {margins['features']:.3f} in features)" if margins else ""
+    apart = f" (apart by {margins['clusters']:.3f}, fewer by {margins['fewer']:.3f})" if margins else ""
     return text + apart
 
 

@@ -12,18 +12,18 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 
 from stego_dist.config import Config
-from stego_dist.engine.clusters import FEATURES, find_clusters, find_run_clusters, mixture, separation, weight_of
+from stego_dist.engine.clusters import FEATURES, MODES, find_clusters, find_run_clusters, margins_of, mixture, weight_of
 from stego_dist.engine.predict import predict_maps
 from stego_dist.models.probes import LinearProbe
 from stego_dist.models.segmenter import Segmenter
 
-GROUPS, MODES, EACH = 12, 3, 80
+GROUPS, MODES_OF_CODES, EACH = 12, 3, 80
 
 
 def found_in(config, codes, features, number):
     """A run's clusters, as engine/clustering.py finds them on one process."""
     auto = config.clusters.feature_weight == "auto"
-    margins = (separation(config, codes, number), separation(config, features, number)) if auto else None
+    margins = margins_of(config, codes, number) if auto else None
     return find_run_clusters(config, codes, features, number, weight_of(config, margins), margins)
 
 
@@ -36,7 +36,7 @@ def points() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Codes with three modes, features with twelve groups, four to a mode, and the group of each point."""
     rng = np.random.default_rng(0)
     group = np.repeat(np.arange(GROUPS), EACH)
-    codes = 5 * np.eye(MODES, 8)[group % MODES] + 0.4 * rng.normal(size=(len(group), 8))
+    codes = 5 * np.eye(MODES_OF_CODES, 8)[group % MODES_OF_CODES] + 0.4 * rng.normal(size=(len(group), 8))
     features = np.eye(GROUPS, 16)[group] + 0.11 * rng.normal(size=(len(group), 16))
     return codes.astype(np.float32), features.astype(np.float32), group
 
@@ -51,10 +51,10 @@ def agreement(space: np.ndarray, centres: torch.Tensor, group: np.ndarray) -> fl
 
 def test_codes_with_a_mode_for_each_cluster_are_clustered_alone():
     codes, features, _ = points()
-    found = found_in(config(), codes, features, MODES)
+    found = found_in(config(), codes, features, MODES_OF_CODES)
     assert found.feature_weight == 0 and found.balance == 0
-    assert torch.equal(found.centres, find_clusters(config(), codes, MODES))
-    assert found.margins is not None and found.margins[0] > 2 * found.margins[1]
+    assert torch.equal(found.centres, find_clusters(config(), codes, MODES_OF_CODES))
+    assert found.margins is not None and found.margins[0] == found.margins[1] > 0.5
     assert found.largest == pytest.approx(1 / 3, abs=0.01)
 
 
@@ -70,9 +70,9 @@ def test_features_tell_apart_what_codes_merge():
 
 def test_numbers_are_obeyed():
     codes, features, _ = points()
-    found = found_in(config(feature_weight=0.5, balance=0), codes, features, MODES)
+    found = found_in(config(feature_weight=0.5, balance=0), codes, features, MODES_OF_CODES)
     assert (found.feature_weight, found.balance, found.margins) == (0.5, 0, None)
-    assert found.centres.shape == (MODES, 8 + 16)
+    assert found.centres.shape == (MODES_OF_CODES, 8 + 16)
     plain = found_in(config(feature_weight=0), codes, features, GROUPS)
     assert torch.equal(plain.centres, find_clusters(config(), codes, GROUPS))
     balanced = found_in(config(feature_weight=0, balance=1), codes, features, GROUPS)
@@ -80,8 +80,16 @@ def test_numbers_are_obeyed():
 
 
 def test_mixture_goes_from_one_to_nothing():
-    assert [mixture(c, 0.1) for c in (0.05, 0.1, 0.15, 0.2, 0.5)] == pytest.approx([1, 1, 0.5, 0, 0])
+    assert [mixture(c, 1.0) for c in (1.5, MODES, 0.75 * MODES, MODES / 2, 0.1)] == pytest.approx([0, 0, 0.5, 1, 1])
     assert mixture(0.1, 0.0) == 0
+
+
+def test_margins_are_those_of_so_many_and_of_the_best_of_fewer():
+    codes, _, _ = points()
+    found, fewer = margins_of(config(), codes, GROUPS)
+    alone = {n: margins_of(config(), codes, n)[0] for n in (GROUPS, GROUPS // 2, GROUPS // 4)}
+    assert found == alone[GROUPS] and fewer == max(alone[GROUPS // 2], alone[GROUPS // 4]) == alone[MODES_OF_CODES]
+    assert found < MODES / 2 * fewer
 
 
 @pytest.mark.parametrize("weight", [0.0, 2.0])
