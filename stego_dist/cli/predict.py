@@ -7,6 +7,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from stego_dist.cli.common import add_look, count
+
 if TYPE_CHECKING:
     from stego_dist.jobs.predict import Summary
 
@@ -39,16 +41,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("overrides", nargs="*", metavar="IMAGES", help="what to segment; also section.key=value")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--split", metavar="NAME", help="split of shard sets (default: the run's evaluated one)")
-    look = parser.add_argument_group("how images are looked at")
-    look.add_argument("--readout", choices=("kmeans", "learned", "linear"), help="default: the run's headline clusters")
-    look.add_argument(
-        "--scale", type=_scale, metavar="N|native",
-        help="pixels of the shorter side as the network sees it (default: as the run is evaluated), or no resizing",
-    )  # fmt: skip
-    look.add_argument(
-        "--window", type=_positive, metavar="N", help="longest side in one piece (default: 2 × resolution)"
-    )
-    look.add_argument("--no-flip", action="store_true", help="don't average with the mirror image: twice as fast")
+    look = add_look(parser)
     look.add_argument("--crf", action="store_true", help="refine edges by the dense CRF, at no more than a megapixel")
     write = parser.add_argument_group("what is written")
     write.add_argument("--overlay", choices=("jpg", "webp", "png", "none"), default="jpg", help="default: jpg")
@@ -65,12 +58,10 @@ def add_parser(verbs: Any) -> None:
     write.add_argument("--overwrite", action="store_true", help="segment again what is done")
     work = parser.add_argument_group("how the work is done")
     work.add_argument(
-        "--workers", type=_positive, default=1, metavar="N",
+        "--workers", type=count, default=1, metavar="N",
         help="processes, on Ray where there are several; each takes features.gpus_per_worker GPUs (default: 1)",
     )  # fmt: skip
-    work.add_argument(
-        "--batch-size", type=_positive, default=8, metavar="N", help="windows of one forward (default: 8)"
-    )
+    work.add_argument("--batch-size", type=count, default=8, metavar="N", help="windows of one forward (default: 8)")
     parser.add_argument("--json", action="store_true", help="print a summary as JSON instead of the table")
     parser.set_defaults(run=run)
 
@@ -153,16 +144,6 @@ def _print_table(summary: Summary) -> None:
             f"{row['confidence']:.2f}",
         )  # fmt: skip
     console.out.print(table)
-
-
-def _scale(text: str) -> int | str:
-    return text if text == "native" else _positive(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number above 0")
-    return int(text)
 
 
 def _fraction(text: str) -> float:

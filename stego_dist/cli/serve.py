@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from stego_dist.cli.common import add_look
+
 PORT = 8000
 
 
@@ -30,14 +32,7 @@ def add_parser(verbs: Any) -> None:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings that differ from the run's")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
     parser.add_argument("--port", type=int, default=PORT, help="default: %(default)s; 0 takes a free one")
-    look = parser.add_argument_group("how images are looked at")
-    look.add_argument("--readout", choices=("kmeans", "learned", "linear"), help="default: the run's headline clusters")
-    look.add_argument(
-        "--scale", type=_scale, metavar="N|native",
-        help="pixels of the shorter side as the network sees it (default: as the run is evaluated), or no resizing",
-    )  # fmt: skip
-    look.add_argument("--window", type=_pixels, metavar="N", help="longest side in one piece (default: 2 × resolution)")
-    look.add_argument("--no-flip", action="store_true", help="don't average with the mirror image: twice as fast")
+    add_look(parser)
     limits = parser.add_argument_group("limits")
     limits.add_argument(
         "--max-mb", type=_positive, default=32, metavar="MB", help="of an upload (default: %(default)s)"
@@ -87,13 +82,3 @@ def _positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number above 0, not {text}")
     return value
-
-
-def _pixels(text: str) -> int:
-    if not text.isdigit() or not int(text):
-        raise argparse.ArgumentTypeError(f"expected a number of pixels, not {text}")
-    return int(text)
-
-
-def _scale(text: str) -> int | str:
-    return text if text == "native" else _pixels(text)

@@ -20,6 +20,7 @@ from PIL import Image
 from stego_dist.data.sources import open_image
 from stego_dist.inference.model import Model
 from stego_dist.inference.names import Names
+from stego_dist.inference.segmentation import index_picture
 from stego_dist.serve.refusals import Refused
 
 KEEP = 12
@@ -87,15 +88,6 @@ class Seen:
             np.array(Image.open(io.BytesIO(self.clusters)))
         ]
         return found
-
-
-def index_picture(labels: NDArray[np.integer], names: Names) -> Image.Image:
-    """Class ids (H, W) as an image with the classes' colours as palette: 8 bits, or 16 without a palette."""
-    if len(names.classes) > 256:
-        return Image.fromarray(labels.astype(np.uint16))
-    image = Image.fromarray(labels.astype(np.uint8))
-    image.putpalette([level for c in names.classes for level in c.colour])
-    return image
 
 
 def look_at(model: Model, upload: bytes, name: str, max_pixels: int) -> Seen:
