@@ -41,8 +41,9 @@ def add_parser(verbs: Any) -> None:
         "--sizes", nargs="+", type=_size, metavar="HxW", help="only these sizes, a file each (default: any size)"
     )
     parser.add_argument(
-        "--tolerance", type=float, default=1e-4, metavar="X", help="largest difference of a score (default: %(default)s)"
-    )
+        "--tolerance", type=float, default=1e-4, metavar="X",
+        help="largest difference of a score that is accepted (default: %(default)s)",
+    )  # fmt: skip
     parser.set_defaults(run=run)
 
 

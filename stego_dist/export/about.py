@@ -52,11 +52,11 @@ def describe(what: Exported) -> dict[str, Any]:
         "run": config.name,
         "kind": what.format,
         "files": [{"file": file, "size": list(size) if size else None} for file, size in what.files],
-        "input": {"name": INPUT, "dtype": "uint8", "shape": ["batch", 3, "height", "width"], "channels": "RGB, 0 to 255"},
+        "input": {INPUT: "uint8 (batch, 3, height, width): RGB, 0 to 255"},
         "outputs": dict(zip(OUTPUTS, (
             "int32 (batch, height, width): ids of classes",
             f"float32 (batch, {len(what.names.of_cluster)}, ⌈height/{what.stride}⌉, ⌈width/{what.stride}⌉): "
-            + ("logits of the linear probe" if what.readout == "linear" else "cosines with the clusters"),
+            + ("probabilities of the linear probe" if what.readout == "linear" else "cosines with the clusters"),
         ))),
         "smallest_side": what.stride + 1,
         "stride": what.stride,

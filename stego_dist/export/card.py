@@ -50,8 +50,8 @@ def _head(what: Exported) -> str:
     seen = "at their own size" if what.scale == "native" else f"with a shorter side of {what.scale} pixels"
     return "\n".join(
         [
-            f"STEGO (Hamilton et al., ICLR 2022) by stego_dist {__version__}: dense features of a frozen backbone, a small "
-            "head that was trained without labels, and a readout of its codes.",
+            f"STEGO (Hamilton et al., ICLR 2022) by stego_dist {__version__}: dense features of a frozen backbone, a "
+            "small head that was trained without labels, and a readout of its codes.",
             "",
             f"- format: {what.format} ({', '.join(file for file, _ in what.files)}), float32",
             f"- readout: {what.readout}, {READOUTS[what.readout]}",
@@ -120,7 +120,7 @@ def _training(what: Exported, results: dict[str, Any]) -> str:
     lines = [f"- steps: {meta.get('step', 'unknown')}, of {config.train.batch_size} images, seed {config.seed}"]
     chosen = meta.get("selected") or {"by": "last", "uses_labels": False}
     how = "of the last step" if chosen["by"] == "last" else f"of step {chosen['step']}, selected by {chosen['by']}"
-    lines.append(f"- weights {how}" + (", that is by labels" if chosen["uses_labels"] else "; no label was used for that"))
+    lines.append(f"- weights {how}, {'by' if chosen['uses_labels'] else 'without'} labels")
     found = results.get("coefficients")
     for kind, pair in config.loss.pairs.items():
         entry = (found or {}).get(kind, {"weight": pair.weight, "shift": pair.shift})
@@ -138,8 +138,8 @@ def _measured(what: Exported, results: dict[str, Any]) -> str:
     if not results:
         return "Nothing: the run was not evaluated before it was exported (`stego-dist eval RUN`)."
     terms = (
-        f"Split {results['split']} of {results['dataset']}, {results['images']} images, {results['resolution']} pixels, "
-        f"crop {results['crop']}, flip average {'on' if results['flip'] else 'off'}, by the Python path"
+        f"Split {results['split']} of {results['dataset']}, {results['images']} images, {results['resolution']} "
+        f"pixels, crop {results['crop']}, flip average {'on' if results['flip'] else 'off'}, by the Python path"
     )
     measures = results.get("measures") or {}
     if not measures:
@@ -148,8 +148,8 @@ def _measured(what: Exported, results: dict[str, Any]) -> str:
         return f"{terms}. There were no labels, so no accuracy is known. Share of the largest cluster: {shares}."
     lines = [f"{terms} (%):", "", "| readout | accuracy | mIoU |", "|---|---|---|"]
     for name, entry in measures.items():
-        mark = " (this file)" if name == what.readout else ""
-        lines.append(f"| {MEASURES.get(name, name)}{mark} | {_percent(entry['accuracy'])} | {_percent(entry['miou'])} |")
+        title = MEASURES.get(name, name) + (" (this file)" if name == what.readout else "")
+        lines.append(f"| {title} | {_percent(entry['accuracy'])} | {_percent(entry['miou'])} |")
     lines += ["", "Clusters were matched to classes by labels for these numbers, as the method is evaluated."]
     iou = measures.get(what.readout, {}).get("iou")
     if iou:
@@ -172,8 +172,8 @@ def _untested(what: Exported, results: dict[str, Any]) -> str:
         f"- Measured on {seen} alone: other places, cameras, seasons, sizes and objects were not.",
         "- Clusters are what codes fall into. A class that people care about may be split, merged or missing, and rare "
         "things mostly are.",
-        "- No test of fairness between people, or of behaviour under attack, was made. Not for decisions about people, and "
-        "not where a wrong pixel does harm.",
+        "- No test of fairness between people, or of behaviour under attack, was made. Not for decisions about people, "
+        "and not where a wrong pixel does harm.",
         "- The file was run on a CPU in float32: GPUs, other runtimes, float16 and quantised versions were not.",
     ]
     if results and what.scale != results["resolution"]:

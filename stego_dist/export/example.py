@@ -12,19 +12,19 @@ here = Path(__file__).parent
 about = json.loads((here / "classes.json").read_text("utf-8"))
 image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("RGB")
 '''
-SCALED = '''\
+SCALED = """\
 short, long = min(image.size), max(image.size)
 sides = [about["scale"] if side == short else int(about["scale"] * long / short) for side in image.size]
 file = about["files"][0]["file"]
-'''
-NATIVE = '''\
+"""
+NATIVE = """\
 sides, file = image.size, about["files"][0]["file"]
-'''
-FIXED = '''\
+"""
+FIXED = """\
 best = min(about["files"], key=lambda file: abs(file["size"][1] / file["size"][0] - image.width / image.height))
 sides, file = best["size"][::-1], best["file"]
-'''
-TAIL = '''\
+"""
+TAIL = """\
 pixels = np.asarray(image.resize(sides, Image.Resampling[about["resize"].upper()])).transpose(2, 0, 1)[None]
 session = onnxruntime.InferenceSession(here / file, providers=["CPUExecutionProvider"])
 labels, scores = session.run(["labels", "scores"], {"images": np.ascontiguousarray(pixels)})
@@ -32,7 +32,7 @@ colours = np.array([c["colour"] for c in about["classes"]], np.uint8)
 Image.fromarray(colours[labels[0]]).resize(image.size, Image.Resampling.NEAREST).save(sys.argv[2])
 for c, n in zip(about["classes"], np.bincount(labels.ravel(), minlength=len(colours))):
     print(f"{n / labels.size:6.1%}  {c['name']}")
-'''
+"""
 
 
 def example(scale: int | str, fixed: bool) -> str:

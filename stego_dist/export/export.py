@@ -9,7 +9,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -32,7 +31,7 @@ from stego_dist.inference.modelfile import FILE, write_model_file
 from stego_dist.rundir import atomic_path, write_json, writing_to
 
 TOLERANCE = 1e-4
-"""Largest difference of a score (a cosine, or a logit) that is accepted."""
+"""Largest difference of a score (a cosine, or a probability) that is accepted."""
 MARK = "classes.json"
 """What a folder holds that an earlier export wrote, and that may be replaced."""
 WHOLE = 1 << 30
@@ -184,7 +183,8 @@ def _load(what: Exported, path: Path) -> Run:
 
     def run(images: torch.Tensor) -> Outputs:
         found = list(model.segment([image.permute(1, 2, 0).numpy() for image in images], batch_size=1))
-        return torch.stack([torch.from_numpy(one.labels) for one in found]), torch.stack(list(map(python_scores, found)))
+        labels = torch.stack([torch.from_numpy(one.labels) for one in found])
+        return labels, torch.stack([python_scores(one) for one in found])
 
     return run
 
@@ -201,7 +201,7 @@ def _usage(what: Exported) -> str:
         return (
             "```python\nimport torch\n\n"
             f'labels, scores = torch.export.load("{file}").module()(images)  # uint8 (B, 3, H, W)\n```\n\n'
-            "The program is on the CPU; `torch.export.passes.move_to_device_pass(program, \"cuda\")` moves it."
+            'The program is on the CPU; `torch.export.passes.move_to_device_pass(program, "cuda")` moves it.'
         )
-    return f'```python\nfrom stego_dist.inference.model import Model\n\nModel.load("{file}")("street.jpg").overlay()\n```'
-
+    load = f'Model.load("{file}")("street.jpg").overlay().save("out.png")'
+    return f"```python\nfrom stego_dist.inference.model import Model\n\n{load}\n```"

@@ -1,7 +1,7 @@
 """The formats: how each is traced, written, and run again from its file to be checked.
 
-torch: a program of torch.export (.pt2). onnx: a graph of ONNX, which onnxruntime and others run. safetensors: tensors and
-settings, which `inference.Model` loads.
+torch: a program of torch.export (.pt2). onnx: a graph that onnxruntime and others run. safetensors: tensors and
+settings, which `inference.Model` loads (inference/modelfile.py).
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import importlib.util
 import io
 import json
 import logging
+import signal
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -32,6 +34,8 @@ SUFFIX = {"torch": ".pt2", "onnx": ".onnx"}
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 ABOUT = "stego_dist.json"
 """Extra file inside a .pt2: the content of classes.json."""
+PATIENCE_S = 300.0
+"""Seconds after which tracing for any size is given up: some networks' conditions on sizes are never solved."""
 LARGEST_PROTOBUF = 2_000_000_000
 """Bytes of weights from which they lie beside the graph, in model.onnx.data."""
 
@@ -60,14 +64,17 @@ def trace(module: Portable, size: Size | None) -> ExportedProgram:
     if size is None:
         dims |= {2: Dim("height", min=least), 3: Dim("width", min=least)}
     try:
-        with _quiet():
-            return torch.export.export(
+        with _quiet(), _at_most(PATIENCE_S if size is None else 0), torch.no_grad():
+            program = torch.export.export(
                 module, (example,), dynamic_shapes=(dims,), prefer_deferred_runtime_asserts_over_guards=True
             )
     except Exception as error:  # whatever a network's own code raises when sizes are symbols
         if size is None:
             raise NotDynamic(_first_line(error)) from error
         raise UserError(f"the network can't be traced at {height}×{width} pixels: {_first_line(error)}") from error
+    for node in program.graph.nodes:  # source files of the machine that exports are nobody's business
+        node.meta.pop("stack_trace", None)
+    return program
 
 
 def write_torch(program: ExportedProgram, path: Path, about: Mapping[str, Any]) -> None:
@@ -77,7 +84,7 @@ def write_torch(program: ExportedProgram, path: Path, about: Mapping[str, Any]) 
 
 
 def write_onnx(program: ExportedProgram, path: Path, about: Mapping[str, Any], dynamic: bool) -> None:
-    """A .onnx file, with the entries of `about` in its metadata. Raises UserError when an operation has no translation."""
+    """A .onnx file, with the entries of `about` in its metadata. Raises UserError: an operation without translation."""
     names = {0: "batch", **({2: "height", 3: "width"} if dynamic else {})}
     try:
         with _quiet():
@@ -120,6 +127,25 @@ def run_onnx(path: Path) -> Run:
         return torch.from_numpy(labels), torch.from_numpy(scores)
 
     return run
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in what takes longer, on the main thread; 0: no limit."""
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def give_up(number: int, frame: object) -> None:
+        raise TimeoutError(f"not done after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, give_up)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """Whether what was written gives what Python gives.
 
 Made-up images of three sizes in two batches go through the file that was written, by its own runtime, and through
-`inference.Model`. Scores are compared as numbers. Labels may differ where two classes are as good: what counts is by how
-much the class that the file chose is behind the best one in Python's scores.
+`inference.Model`. Scores are compared as numbers. Labels may differ where two classes are as good: what counts is by
+how much the class that the file chose is behind the best one in Python's scores.
 """
 
 from __future__ import annotations
@@ -79,8 +79,12 @@ def made_up_images(count: int, size: Size) -> Tensor:
 
 
 def python_scores(found: Segmentation) -> Tensor:
-    """Scores (K, h, w) as exports give them: cosines, or logits of a linear probe."""
-    return found.scores if found.lengths is None else found.scores / found.lengths.clamp(min=1e-12)
+    """Scores (K, h, w) as exports give them: cosines, or probabilities of a linear probe."""
+    return _comparable(found.scores, found.lengths)
+
+
+def _comparable(scores: Tensor, lengths: Tensor | None) -> Tensor:
+    return scores.softmax(0) if lengths is None else scores / lengths.clamp(min=1e-12)
 
 
 def _case(wanted: Sequence[Segmentation], found: Outputs, size: Size) -> Case:
@@ -104,8 +108,7 @@ def _behind(wanted: Segmentation, labels: Tensor) -> float:
         whole = resize_maps(maps[None], (maps.shape[1] * stride, maps.shape[2] * stride))
         return whole[0, :, :height, :width]
 
-    products = at_size(wanted.scores)
-    lengths = 1.0 if wanted.lengths is None else at_size(wanted.lengths[None]).clamp(min=1e-12)
+    lengths = None if wanted.lengths is None else at_size(wanted.lengths[None])
+    scores = _comparable(at_size(wanted.scores), lengths)
     own = torch.tensor(wanted.names.of_cluster)[:, None, None] == labels
-    chosen = torch.where(own, products, -torch.inf).amax(0)
-    return float(((products.amax(0) - chosen) / lengths).max())
+    return float((scores.amax(0) - torch.where(own, scores, -torch.inf).amax(0)).max())

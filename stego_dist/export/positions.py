@@ -38,8 +38,8 @@ def _resized(table: Tensor, trained: tuple[int, int], rows: Tensor, columns: Ten
 
 
 def _plain_matrix(n: int, new: int) -> Tensor:
-    """Weights (new, n) of bicubic interpolation by a scale factor (new + 0.1)/n; beyond the border its value goes on."""
-    scale = n / (torch.arange(new).max() + 1 + DINO_OFFSET)
+    """Weights (new, n) of bicubic interpolation by a factor (new + 0.1)/n; beyond the border its value goes on."""
+    scale = (n / (torch.arange(new).max().double() + 1 + DINO_OFFSET)).float()
     at = (torch.arange(new) + 0.5) * scale - 0.5
     taps = at.floor()[:, None] + torch.arange(-1, 3)
     weights = _cubic(at[:, None] - taps, PLAIN)

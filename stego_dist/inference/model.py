@@ -25,7 +25,7 @@ from stego_dist.data.manifest import ShardSet
 from stego_dist.data.sources import MAX_PIXELS, open_image
 from stego_dist.data.transforms import Resize, to_training_view
 from stego_dist.engine.inputs import autocast, make_backbone
-from stego_dist.engine.predict import CLUSTERS, LINEAR
+from stego_dist.engine.predict import LINEAR
 from stego_dist.errors import UserError
 from stego_dist.inference.modelfile import ModelFile, find_model_file, read_model_file
 from stego_dist.inference.names import NamedClass, Names, clusters_digest, default_names, read_names
@@ -256,8 +256,8 @@ class OpenedRun:
 
     def readouts(self) -> tuple[Readout, ...]:
         """What images can be segmented by: a run may lack k-means (imported) or a linear probe (no labels)."""
-        linear: tuple[Readout, ...] = (LINEAR,) if self.segmenter.linear is not None else ()
-        return (*self.meta.get("clusters", CLUSTERS), *linear)
+        known: Sequence[Readout] = self.meta.get("clusters", ("kmeans", "learned"))
+        return (*known,) if self.segmenter.linear is None else (*known, "linear")
 
     def readout(self, wanted: Readout | None) -> Readout:
         """The wanted readout, the headline clusters where it is None. Raises UserError when there is no such one."""

@@ -70,7 +70,7 @@ def write_model_file(
     backbone: Backbone,
     segmenter: Segmenter,
     meta: Mapping[str, Any],
-    names: Mapping[str, Names],
+    names: Mapping[Any, Names],
 ) -> None:
     """Write everything to `path`, atomically."""
     parts = {BACKBONE: backbone.model.state_dict(), SEGMENTER: segmenter.state_dict()}
