@@ -17,7 +17,7 @@ from stego_dist.models.segmenter import Segmenter
 from stego_dist.rundir import RunDir, write_json
 from tests.tiny import config_at
 
-CNN = {"name": "tf_efficientnet_lite0", "weights": "random", "stride": 8}
+CNN = {"name": "tf_efficientnet_lite0", "weights": "random", "stride": 4}
 CLASSES = [{"name": "sky", "colour": [10, 20, 200]}, {"name": "road", "colour": [90, 90, 90]}]
 NAMES = {0: "road | dirt", 1: "sky", 2: "sky", 3: "<b>tree</b>"}
 WHOLE = 1 << 30
