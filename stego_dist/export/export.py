@@ -94,14 +94,9 @@ def _open(opened: OpenedRun, options: Options) -> tuple[Exported, Model]:
 def _write(what: Exported, folder: Path, options: Options) -> Exported:
     """Write the model's files; returns what is exported with their names."""
     if what.format == "safetensors":
-        if options.sizes:
-            raise UserError("--sizes: a safetensors file takes images of any size; leave it out")
-        _write_safetensors(what, folder)
+        _write_safetensors(what, folder, options)
         return what
     module, sizes = Portable(what.scorer, what.names), options.sizes
-    for height, width in sizes or ():
-        if min(height, width) < 1:
-            raise UserError(f"--sizes: {height}×{width} is no size")
     if sizes is None:
         try:
             program = formats.trace(module, None)
@@ -131,12 +126,22 @@ def _write_traced(what: Exported, folder: Path, programs: dict[Size | None, torc
     return what
 
 
-def _write_safetensors(what: Exported, folder: Path) -> None:
+def _write_safetensors(what: Exported, folder: Path, options: Options) -> None:
+    """The file has every readout; what was asked for becomes what `Model.load` takes when it is told nothing."""
+    if options.sizes:
+        raise UserError("--sizes: a safetensors file takes images of any size; leave it out")
+    if what.readout == "linear" or what.scale == "native":
+        raise UserError(
+            'a safetensors file has every readout, and Model.load(FILE, readout="linear", scale="native") chooses; '
+            "leave out --readout linear and --scale native"
+        )
     opened = what.opened
+    chosen = {"clusters": what.readout, "resolution": what.scale, "flip": what.scorer.flip}
+    config = opened.config.model_copy(update={"eval": opened.config.eval.model_copy(update=chosen)})
     names = {readout: opened.names(readout) for readout in opened.readouts()}
     classes = [{"name": c.name, "colour": list(c.colour)} for c in opened.classes()]
     meta = {**opened.meta, **({"classes": classes} if classes else {})}
-    write_model_file(folder / FILE, opened.config, what.scorer.backbone, opened.segmenter, meta, names)
+    write_model_file(folder / FILE, config, what.scorer.backbone, opened.segmenter, meta, names)
 
 
 def _checked(what: Exported, folder: Path, reference: Model, tolerance: float) -> list[Case]:

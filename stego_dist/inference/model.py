@@ -279,7 +279,7 @@ class OpenedRun:
 
     def digest(self, readout: Readout) -> str:
         """What names.yaml is `of`."""
-        return clusters_digest(readout, self.segmenter.centres(readout).numpy().tobytes())
+        return clusters_digest(readout, self.segmenter.centres(readout).detach().numpy().tobytes())
 
     def defaults(self, readout: Readout) -> Names:
         """Names before anybody gave any; of a file, those that it was exported with."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from stego_dist.config import Config
@@ -23,7 +22,7 @@ from stego_dist.errors import UserError
 from stego_dist.inference.names import NamedClass, Names
 from stego_dist.models.backbone import Backbone
 from stego_dist.models.segmenter import Segmenter
-from stego_dist.models.weights import load_tensors
+from stego_dist.models.weights import load_tensors, read_with_header
 from stego_dist.rundir import atomic_path
 
 FORMAT = "stego_dist.model/1"
@@ -90,12 +89,7 @@ def write_model_file(
 
 def read_model_file(path: Path, overrides: Sequence[str] = ()) -> ModelFile:
     """Read it. Raises UserError: missing, damaged, or another kind of file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-        state = safetensors.torch.load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
+    state, header = read_with_header(path)
     if header.get("format") != FORMAT:
         raise UserError(
             f"{path} is no exported model (expected format {FORMAT}, found {header.get('format', 'none')}); give the "

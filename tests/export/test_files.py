@@ -234,7 +234,15 @@ def test_the_command_line(capsys):
     assert "expected HEIGHTxWIDTH in pixels" in capsys.readouterr().err
 
 
-def test_sizes_are_nothing_to_safetensors(vit, tmp_path):
-    with pytest.raises(UserError, match="--sizes"):
-        export(vit.run.root, Options("safetensors", sizes=((40, 40),)), tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+def test_what_is_asked_for_is_what_a_model_file_does(vit, tmp_path):
+    export(vit.run.root, Options("safetensors", readout="learned", scale=64, flip=False), tmp_path / "out")
+    model = Model.load(tmp_path / "out")
+    assert (model.scorer.readout, model.scorer.flip, model.scale) == ("learned", False, 64)
+    for options in (
+        Options("safetensors", sizes=((40, 40),)),
+        Options("safetensors", readout="linear"),
+        Options("safetensors", scale="native"),
+    ):
+        with pytest.raises(UserError, match="leave"):
+            export(vit.run.root, options, tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
