@@ -14,8 +14,8 @@ from stego_dist import __version__, console
 from stego_dist.errors import UserError
 
 VERBS = (
-    "fit", "shards", "features", "knn", "calibrate", "train", "cluster", "eval", "report", "predict", "names", "serve",
-    "import_", "plan", "sweep", "show", "doctor", "quickstart",
+    "fit", "shards", "features", "knn", "calibrate", "train", "cluster", "eval", "report", "predict", "names",
+    "serve", "export", "import_", "plan", "sweep", "show", "doctor", "quickstart",
 )  # fmt: skip
 """Modules of this package, named as their verbs; `import` is a word of Python's."""
 

@@ -28,6 +28,7 @@ from stego_dist.engine.inputs import make_backbone
 from stego_dist.engine.predict import LINEAR
 from stego_dist.errors import UserError
 from stego_dist.inference.batches import Failed, Finished, WindowQueue
+from stego_dist.inference.modelfile import ModelFile, find_model_file, read_model_file
 from stego_dist.inference.names import NamedClass, Names, clusters_digest, default_names, read_names
 from stego_dist.inference.rasters import Pixels, Raster
 from stego_dist.inference.segmentation import Segmentation
@@ -60,11 +61,14 @@ class Scorer(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
         feats = self.backbone(torch.cat([images, images.flip(-1)]) if self.flip else images)
-        code = averaged_code(self.segmenter.encode, feats, self.flip)
+        return self.read(averaged_code(self.segmenter.encode, feats, self.flip))
+
+    def read(self, code: Tensor) -> tuple[Tensor, Tensor]:
+        """Scores and lengths of what `Segmenter.encode` gives (B, D, h, w)."""
         if self.readout == LINEAR:
             assert self.segmenter.linear is not None
             scores = self.segmenter.linear(code[:, : self.segmenter.head.code_dim])
-            return scores, scores.new_ones(len(scores), *scores.shape[2:])
+            return scores, torch.ones_like(scores[:, 0])
         centres = self.segmenter.centres(self.readout)
         code = code[:, : centres.shape[1]]
         return torch.einsum("bchw,kc->bkhw", code, F.normalize(centres, dim=1)), code.norm(dim=1)
@@ -107,7 +111,7 @@ class Model:
         flip: bool | None = None,
         overrides: Sequence[str] = (),
     ) -> Model:
-        """The model of a run directory, under the names in its names.yaml.
+        """The model of a run directory, under the names in its names.yaml, or of what an export to safetensors wrote.
 
         device: "auto" takes a GPU where there is one. readout: the run's headline clusters (eval.clusters) where it is
         None. scale, flip: as the run is evaluated. window: twice the resolution. overrides: of the run's configuration,
@@ -115,12 +119,10 @@ class Model:
         Raises UserError: no run, damaged, no such readout, another backbone.
         """
         opened = OpenedRun.open(Path(run), overrides)
-        chosen = readout or opened.config.eval.clusters
-        if chosen == LINEAR and opened.segmenter.linear is None:
-            raise UserError(f"{run} has no linear probe: it was trained without labels; take kmeans or learned")
+        chosen = opened.readout(readout)
         e = opened.config.eval
         place = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
-        scorer = Scorer(make_backbone(opened.config), opened.segmenter, chosen, flip=e.flip if flip is None else flip)
+        scorer = Scorer(opened.backbone(), opened.segmenter, chosen, flip=e.flip if flip is None else flip)
         return cls(
             scorer, opened.names(chosen), scale=scale or e.resolution, resize=opened.config.data.image_resize,
             window=window or LARGE * e.resolution, precision=opened.config.train.precision, device=place,
@@ -184,19 +186,41 @@ class Model:
 
 @dataclass(frozen=True)
 class OpenedRun:
-    """What a run directory holds for inference."""
+    """What a run directory holds for inference, or a file that was exported from one."""
 
     run: RunDir
     config: Config
     segmenter: Segmenter
     meta: dict[str, Any]
+    file: ModelFile | None = None
+    """The file; None: it is a run directory."""
 
     @classmethod
     def open(cls, root: Path, overrides: Sequence[str] = ()) -> OpenedRun:
         """Read configuration and trained part. Raises UserError."""
+        if path := find_model_file(root):
+            file = read_model_file(path, overrides)
+            return cls(RunDir(path.parent), file.config, file.segmenter, file.meta, file)
         run = RunDir.existing(root)
         segmenter, meta = Segmenter.load(run.model)
         return cls(run, load_config(run.config, overrides), segmenter, meta)
+
+    def backbone(self) -> Backbone:
+        """The frozen network. Raises UserError when its weights can't be had."""
+        return make_backbone(self.config) if self.file is None else self.file.backbone()
+
+    def readouts(self) -> tuple[Readout, ...]:
+        """What images can be segmented by: a run may lack k-means (imported) or a linear probe (no labels)."""
+        known: Sequence[Readout] = self.meta.get("clusters", ("kmeans", "learned"))
+        return (*known,) if self.segmenter.linear is None else (*known, "linear")
+
+    def readout(self, wanted: Readout | None) -> Readout:
+        """The wanted readout, the headline clusters where it is None. Raises UserError when there is no such one."""
+        chosen = wanted or self.config.eval.clusters
+        if chosen not in self.readouts():
+            why = "it was trained without labels" if chosen == LINEAR else "it was imported without them"
+            raise UserError(f"{self.run.root} has no {chosen} readout: {why}; take {' or '.join(self.readouts())}")
+        return chosen
 
     def classes(self) -> list[NamedClass]:
         """Classes of the data set the run was trained on; none where none are known."""
@@ -213,7 +237,9 @@ class OpenedRun:
         return clusters_digest(readout, self.segmenter.centres(readout).detach().numpy().tobytes())
 
     def defaults(self, readout: Readout) -> Names:
-        """Names before anybody gave any."""
+        """Names before anybody gave any; of a file, those that it was exported with."""
+        if self.file is not None:
+            return self.file.names[readout]
         classes = self.classes()
         if readout == LINEAR:
             assert self.segmenter.linear is not None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -201,21 +201,30 @@ def _no_weights(name: str, error: Exception) -> str:
 
 
 def _dino_pos_embed(self: Any, x: Tensor) -> Tensor:
-    """Add positional embeddings as the published ViT does: bicubic with scale factors (n + 0.1)/n₀.
+    """Add positional embeddings as the published ViT does: bicubic with scale factors (n + 0.1)/n₀."""
+    return add_positions(self, x, dino_position_table)
 
-    Bound to a timm VisionTransformer in place of its own method. x: patches (B, H, W, C) → tokens (B, P+H·W, C).
+
+PositionTable = Callable[[Tensor, tuple[int, int], tuple[int, int]], Tensor]
+"""From a table (1, n₀·n₀, C), its grid and another grid to the table (1, H·W, C) there."""
+
+
+def add_positions(model: Any, x: Tensor, on_grid: PositionTable) -> Tensor:
+    """What a timm VisionTransformer's `_pos_embed` does, with positional embeddings that `on_grid` resizes.
+
+    x: patches (B, H, W, C) → tokens (B, P+H·W, C), P prefix tokens first.
     """
     batch, height, width, dim = x.shape
-    prefix = 0 if self.no_embed_class else self.num_prefix_tokens
-    table = dino_position_table(self.pos_embed[:, prefix:], self.patch_embed.grid_size, (height, width))
+    prefix = 0 if model.no_embed_class else model.num_prefix_tokens
+    table = on_grid(model.pos_embed[:, prefix:], model.patch_embed.grid_size, (height, width))
     x = x.view(batch, -1, dim) + table
-    tokens = [t.expand(batch, -1, -1) for t in (self.cls_token, self.reg_token) if t is not None]
+    tokens = [t.expand(batch, -1, -1) for t in (model.cls_token, model.reg_token) if t is not None]
     if tokens:
         prefix_tokens = torch.cat(tokens, dim=1)
         if prefix:
-            prefix_tokens = prefix_tokens + self.pos_embed[:, :prefix]
+            prefix_tokens = prefix_tokens + model.pos_embed[:, :prefix]
         x = torch.cat([prefix_tokens, x], dim=1)
-    return cast(Tensor, self.pos_drop(x))
+    return cast(Tensor, model.pos_drop(x))
 
 
 def dino_position_table(table: Tensor, trained: tuple[int, int], wanted: tuple[int, int]) -> Tensor:

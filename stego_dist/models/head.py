@@ -36,7 +36,7 @@ class Head(nn.Module):
     def forward(self, feats: Tensor) -> Tensor:
         """Codes (B, code_dim, H, W) of features (B, dim, H, W), without dropout."""
         code = self.rows(feats.flatten(2).transpose(1, 2))
-        return code.transpose(1, 2).reshape(len(feats), -1, *feats.shape[2:])
+        return code.transpose(1, 2).reshape(feats.shape[0], -1, *feats.shape[2:])
 
     def rows(self, rows: Tensor, keep: Tensor | None = None) -> Tensor:
         """Codes (B, L, code_dim) of positions (B, L, dim).

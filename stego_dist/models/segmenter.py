@@ -10,12 +10,12 @@ from typing import Any
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from stego_dist.errors import UserError
 from stego_dist.models.head import Head, Projection
 from stego_dist.models.probes import ClusterProbe, LinearProbe, cosine_to
+from stego_dist.models.weights import read_with_header
 from stego_dist.rundir import atomic_path
 
 FORMAT = "stego_dist.segmenter/1"
@@ -105,12 +105,7 @@ class Segmenter(nn.Module):
         """Read a file written by `save`: the segmenter in eval mode and its meta. Raises UserError."""
         if not path.is_file():
             raise UserError(f"no trained model at {path}; run `stego-dist train` first")
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = file.metadata() or {}
-            state = safetensors.torch.load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
+        state, header = read_with_header(path)
         if header.get("format") != FORMAT:
             raise UserError(f"{path} is no segmenter of this project (expected format {FORMAT})")
         model = cls(**json.loads(header["shape"]))

@@ -14,7 +14,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from stego_dist.errors import UserError
@@ -74,6 +74,16 @@ def read_tensors(
     if not isinstance(content, Mapping):
         raise UserError(f"{key}: {path} holds a {type(content).__name__}, expected a state dict")
     return content
+
+
+def read_with_header(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header of a safetensors file. Raises UserError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+        return safetensors.torch.load_file(path), header
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged or no safetensors file: {error}") from None
 
 
 def _reason(error: Exception) -> str:
