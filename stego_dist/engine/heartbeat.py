@@ -77,8 +77,12 @@ class Heartbeat:
 
         Waits as long as it takes to tell (three seconds, most often).
         """
-        deadline = time.monotonic() + (FRESH + 0.5) * self.interval
+        start = time.monotonic()
+        deadline = start + (FRESH + 3) * self.interval
         while not (silent := self._silent(FRESH * self.interval)) and time.monotonic() < deadline:
+            # what is read soon may have been said before
+            if all(peer.ended or peer.heard > start + 1.5 * self.interval for peer in self._peers.values()):
+                break
             time.sleep(self.interval / 4)
         if silent:
             return silent

@@ -12,7 +12,8 @@ import pytest
 import stego_dist
 from stego_dist.cli import main
 from stego_dist.errors import ConfigError, UserError
-from stego_dist.fitting.run import forget
+from stego_dist.fitting.plan import Request
+from stego_dist.fitting.run import fit, forget
 from tests.launching import stego
 from tests.tiny import write_images
 
@@ -87,7 +88,11 @@ def test_programs_load_it_and_fit(fitted, photos, tmp_path):
     for n in (0, 1):
         shutil.copy(photos / "train" / f"picture_0{n}.jpg", two)
     asked = dict(backbone="vit_tiny_patch16_224", weights="random", steps=2, resolution=32, overrides=SMALL)
-    small = stego_dist.fit(two, tmp_path / "small", classes=3, tell=lambda choice, folder: told.append(choice), **asked)
+    begun = Request(classes=3, **{**asked, "overrides": tuple(SMALL)})
+    cut = lambda arguments: 1 if arguments[0] == "train" else main(arguments)  # noqa: E731
+    with pytest.raises(UserError, match="train .* ended with exit code 1"):
+        fit(two, tmp_path / "small", begun, cut, tell=lambda choice, folder: told.append(choice))
+    small = stego_dist.fit(two, tmp_path / "small", classes=3, tell=lambda *_: told.append(None), **asked)  # goes on
     assert [choice.samples for choice in told] == [10] and len(small.names.of_cluster) == 3
     again = stego_dist.fit(two, tmp_path / "small", classes=3, tell=lambda *_: told.append(None), **asked)
     assert len(told) == 1  # nothing is chosen again
