@@ -36,6 +36,8 @@ ABOUT = "stego_dist.json"
 """Extra file inside a .pt2: the content of classes.json."""
 PATIENCE_S = 300.0
 """Seconds after which tracing for any size is given up: some networks' conditions on sizes are never solved."""
+AGAIN_S = 1.0
+"""After which that is said again: tracing passes over some errors."""
 LARGEST_PROTOBUF = 2_000_000_000
 """Bytes of weights from which they lie beside the graph, in model.onnx.data."""
 
@@ -140,7 +142,7 @@ def _at_most(seconds: float) -> Iterator[None]:
         raise TimeoutError(f"not done after {seconds:g} s")
 
     before = signal.signal(signal.SIGALRM, give_up)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, AGAIN_S)
     try:
         yield
     finally:

@@ -21,6 +21,7 @@ from stego_dist.errors import ConfigError, UserError
 from stego_dist.inference.exchange import write_coco, write_label_studio, write_lists
 from stego_dist.inference.inputs import Failure, Input, list_inputs, printable
 from stego_dist.inference.model import Model, OpenedRun, Scale
+from stego_dist.inference.modelfile import find_model_file
 from stego_dist.inference.names import Names, hex_colour
 from stego_dist.inference.options import FORMAT, Options, made_from, settings_of
 from stego_dist.inference.outputs import Outputs
@@ -119,7 +120,8 @@ def predict(
         out=setup.out,
     )  # fmt: skip
     model = setup.model("cpu" if workers > 1 else "auto")
-    settings = settings_of(model, opened.config, setup.options, sha256_file(opened.run.model))
+    digest = sha256_file(find_model_file(setup.run) or opened.run.model)
+    settings = settings_of(model, opened.config, setup.options, digest)
     outputs = Outputs(setup.out, setup.options, made_from(settings, model, setup.options))
     summary = Summary(setup.out, model.names, listing.failures)
     with writing_to(setup.out, RESTART):

@@ -100,6 +100,7 @@ def test_a_lost_node(undisturbed, tables, cluster, tmp_path, monkeypatch):
     assert contents(knn_dir(config)) == tables["exact"]
 
 
+@pytest.mark.long
 def test_a_killed_driver(undisturbed, tables, tmp_path):
     """Its cluster goes with it; started again, the job goes on from what is finished."""
     shutil.copytree(undisturbed / "features", tmp_path / "features", ignore=shutil.ignore_patterns("knn"))

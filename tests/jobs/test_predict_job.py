@@ -21,6 +21,7 @@ import rasterio
 from PIL import Image
 from rasterio.transform import from_origin
 
+from stego_dist.cli import main
 from stego_dist.crf.backends import winners
 from stego_dist.errors import ConfigError, UserError
 from stego_dist.inference.geo import TiffRaster
@@ -109,6 +110,15 @@ def test_what_is_written(run, photos, tmp_path):
     assert sum(a["area"] for a in coco["annotations"]) == sum(i["width"] * i["height"] for i in value["images"])
     assert len(json.loads((out / "label_studio.json").read_text("utf-8"))) == 7
     assert summary.pixels.total() == pytest.approx(sum(i["width"] * i["height"] for i in value["images"]), abs=7)
+
+
+def test_an_exported_file_predicts_as_its_run(run, photos, tmp_path):
+    assert main(["export", str(run.root), "--format", "safetensors", "--out", str(tmp_path / "export")]) == 0
+    file = (tmp_path / "export" / "model.safetensors").rename(tmp_path / "renamed.safetensors")
+    for name, place in (("run", run.root), ("file", file)):
+        assert main(["predict", str(place), str(photos), "--out", str(tmp_path / name)]) == 0
+    mine, exported = (sorted((tmp_path / name / "index").rglob("*.png")) for name in ("run", "file"))
+    assert len(mine) > 1 and [p.read_bytes() for p in mine] == [p.read_bytes() for p in exported]
 
 
 @pytest.mark.parametrize("kind,mode", [("webp", "WEBP"), ("png", "PNG"), ("none", None)])

@@ -83,6 +83,7 @@ def run_until_killed(folder: Path) -> None:
     drive(read_plan(kept), kept, Resources(concurrent=1), work=partial(at_a_validation, wait))
 
 
+@pytest.mark.long
 def test_a_killed_driver(cluster, root, undisturbed):
     folder = sweep_at(root, "driver")
     script = (
@@ -103,6 +104,7 @@ def test_a_killed_driver(cluster, root, undisturbed):
     assert {n: folder.result(n).stat().st_ino for n in before} == before  # not repeated
 
 
+@pytest.mark.long
 def test_failing_trials_are_tried_again_and_then_given_up(cluster, root, capfd):
     folder = sweep_at(root, "complaining")
     assert drive(read_plan(folder), folder, ONE, retries=1, work=complaining) is None
@@ -134,6 +136,7 @@ def test_what_falls_behind_is_stopped_and_its_actor_goes_on(cluster, root):
     assert folder.results()[3].state == "stopped" and folder.results()[3].step == 2
 
 
+@pytest.mark.long
 def test_a_lost_node(cluster, root, undisturbed):
     """Comes last: the cluster has a node less."""
     folder = sweep_at(root, "node")
