@@ -22,13 +22,15 @@ from PIL import Image
 from rasterio.transform import from_origin
 
 from stego_dist.cli import main
+from stego_dist.config import load_config
 from stego_dist.crf.backends import winners
+from stego_dist.engine.inputs import make_backbone
 from stego_dist.errors import ConfigError, UserError
 from stego_dist.inference.geo import TiffRaster
 from stego_dist.inference.model import Model
 from stego_dist.inference.options import Options
 from stego_dist.jobs.predict import Setup, Summary, predict
-from stego_dist.rundir import RunDir
+from stego_dist.rundir import RunDir, write_json
 from tests.inference.made import picture, write_run
 from tests.launching import command, environment, stego
 
@@ -112,7 +114,9 @@ def test_what_is_written(run, photos, tmp_path):
     assert summary.pixels.total() == pytest.approx(sum(i["width"] * i["height"] for i in value["images"]), abs=7)
 
 
-def test_an_exported_file_predicts_as_its_run(run, photos, tmp_path):
+def test_an_exported_file_predicts_as_its_run(own_run, photos, tmp_path):
+    run, digest = own_run, make_backbone(load_config(own_run.config)).weights_digest()
+    write_json(run.provenance, {"inputs": {"backbone weights": digest}})
     assert main(["export", str(run.root), "--format", "safetensors", "--out", str(tmp_path / "export")]) == 0
     file = (tmp_path / "export" / "model.safetensors").rename(tmp_path / "renamed.safetensors")
     for name, place in (("run", run.root), ("file", file)):
@@ -360,6 +364,7 @@ def test_a_killed_run_leaves_no_half_file_and_goes_on(run, tmp_path):
 PEAKS = """
 import pathlib, re, sys
 from stego_dist.cli import main
+from stego_dist.config import load_config
 for image in sys.argv[2:]:
     words = ["predict", sys.argv[1], image, "--out", f"{image}.out", "--scale", "native", "--no-flip", "--json"]
     assert main(words) == 0
