@@ -28,8 +28,8 @@ from stego_dist.models.segmenter import Segmenter
 COUNTS = (*range(2, 17), 18, 20, 22, 24, 27, 30, 35, 40, 50, 60)
 """Numbers that are tried, ascending."""
 MARGIN = MODES
-"""Part of the best margin that a number of clusters keeps. Chosen by the curves of drawn landscapes of eight classes and
-of CamVid's eleven: it takes 9, 9, 9 and 12, 14, 13 (three seeds each)."""
+"""Part of the best margin that a number of clusters keeps. Chosen by the curves of drawn landscapes of eight classes
+and of CamVid's eleven: it takes 9, 9, 9 and 12, 14, 13 (three seeds each)."""
 GONE = 0.4
 """Part of it below which larger numbers are not tried."""
 POINTS, RESTARTS, ITERATIONS = 40_000, 4, 40
