@@ -24,6 +24,7 @@ from stego_dist.engine.clusters import Clusters, draw_codes, find_run_clusters, 
 from stego_dist.engine.opened import Opened
 from stego_dist.engine.setup import StopFlag, on_main_process
 from stego_dist.engine.supply import FeaturesOf, features_of
+from stego_dist.models.head import Head
 from stego_dist.models.segmenter import Segmenter
 
 T = TypeVar("T")
@@ -36,33 +37,32 @@ class RunClustering:
     All raise Stopped when `stop` is raised.
     """
 
-    def __init__(
-        self, config: Config, accelerator: Accelerator, segmenter: Segmenter, opened: Opened, stop: StopFlag
-    ) -> None:
-        self.config, self.accelerator, self.segmenter, self.opened, self.stop = (
-            config, accelerator, segmenter, opened, stop,
-        )  # fmt: skip
+    def __init__(self, config: Config, accelerator: Accelerator, head: Head, opened: Opened, stop: StopFlag) -> None:
+        self.config, self.accelerator, self.head, self.opened, self.stop = config, accelerator, head, opened, stop
+        self._codes: Points | None = None
+        self._feats: Points | None = None
 
     def codes(self) -> Points:
-        """Codes (P, D); the same on all ranks."""
-        return self._draw(self.segmenter.head)
+        """Codes (P, D), drawn once; the same on all ranks."""
+        asked = self.config.clusters.feature_weight
+        if self._codes is None and (asked == 0 or (asked == "auto" and self.opened.bank is not None)):
+            self._codes = self._draw(self.head)
+        elif self._codes is None:  # the backbone runs once, not twice
+            drawn = self._draw(lambda maps: torch.cat([self.head(maps), maps], 1))
+            self._codes, self._feats = np.split(drawn, [self.head.code_dim], 1)
+        return self._codes
 
-    def find(self) -> Clusters:
-        """Put k-means centres into the segmenter, as many as it has clusters."""
+    def find(self, segmenter: Segmenter) -> Clusters:
+        """Put k-means centres into a segmenter with this head, as many as it has clusters."""
         console.say("clustering training codes by k-means")
-        config, number, head = self.config, self.segmenter.num_clusters, self.segmenter.head
-        asked, feats, margins = config.clusters.feature_weight, None, None
-        if asked == 0 or (asked == "auto" and self.opened.bank is not None):
-            codes = self.codes()
-        else:  # the backbone runs once, not twice
-            codes, feats = np.split(self._draw(lambda maps: torch.cat([head(maps), maps], 1)), [head.code_dim], 1)
-        if asked == "auto":
+        config, number, codes, margins = self.config, segmenter.num_clusters, self.codes(), None
+        if config.clusters.feature_weight == "auto":
             margins = self._on_main(partial(margins_of, config, codes, number))
         weight = weight_of(config, margins)
-        if weight and feats is None:
-            feats = self._draw(lambda maps: maps)
-        clusters = self._on_main(partial(find_run_clusters, config, codes, feats, number, weight, margins))
-        self.segmenter.set_kmeans(clusters.centres, clusters.feature_weight)
+        if weight and self._feats is None:
+            self._feats = self._draw(lambda maps: maps)
+        clusters = self._on_main(partial(find_run_clusters, config, codes, self._feats, number, weight, margins))
+        segmenter.set_kmeans(clusters.centres, clusters.feature_weight)
         console.say(f"  {clusters}")
         return clusters
 
@@ -71,7 +71,7 @@ class RunClustering:
         features: FeaturesOf = features_of(
             self.config, opened.training, opened.backbone, opened.bank, self.accelerator.device
         )
-        self.segmenter.eval()
+        self.head.eval()
         return draw_codes(self.config, self.accelerator, len(opened.training), features, encode, check)
 
     def _on_main(self, find: Callable[[], T]) -> T:

@@ -109,7 +109,9 @@ class Learner:
 
         Returns the largest cluster's share and how clusters were found. Raises Stopped when `stop` is raised.
         """
-        clusters = RunClustering(self.config, self.accelerator, self.segmenter, self.opened, stop).find()
+        self.segmenter.eval()
+        clustering = RunClustering(self.config, self.accelerator, self.segmenter.head, self.opened, stop)
+        clusters = clustering.find(self.segmenter)
         return clusters.largest, clusters.record()
 
 

@@ -41,15 +41,14 @@ def recluster(config: Config, run: RunDir, accelerator: Accelerator, count: int 
     check_backbone(run, opened.backbone.weights_digest())
     before = before.to(accelerator.device)
     score = LabelFree(config, accelerator, opened)
-    chosen = None
+    clustering, chosen = RunClustering(config, accelerator, before.head, opened, StopFlag()), None
     if count is None:
         console.say("trying numbers of clusters")
-        codes = RunClustering(config, accelerator, before, opened, StopFlag()).codes()
-        chosen = choose_count(config, before, codes, score)
+        chosen = choose_count(config, before, clustering.codes(), score)
         count = chosen.chosen
         console.say(f"  {count} clusters: {chosen.record()['rule']}")
     segmenter = _with_count(config, before, count).to(accelerator.device)
-    clusters = RunClustering(config, accelerator, segmenter, opened, StopFlag()).find()
+    clusters = clustering.find(segmenter)
     frozen = FrozenFeatures(config, accelerator, opened.training, opened.backbone, opened.bank)
     train_probes(config, accelerator, segmenter, frozen, linear=False)
     share(segmenter, accelerator)
