@@ -17,36 +17,14 @@ from pathlib import Path
 from stego_dist.fitting.folder import Folder
 from stego_dist.fitting.plan import Choice, Request
 from stego_dist.fitting.run import fit as fit_folder
-from stego_dist.inference.model import ImageLike, Model, Readout, Scale
+from stego_dist.inference.model import ImageLike, Model
 from stego_dist.inference.names import NamedClass, Names
 from stego_dist.inference.segmentation import Segmentation
 
 __all__ = ["Choice", "ImageLike", "Model", "NamedClass", "Names", "Segmentation", "fit", "load"]
 
 
-def load(
-    run: str | Path,
-    *,
-    device: str = "auto",
-    readout: Readout | None = None,
-    scale: Scale | None = None,
-    window: int | None = None,
-    flip: bool | None = None,
-    overrides: Sequence[str] = (),
-) -> Model:
-    """The model of a run (a folder that `train`, `fit` or `import` wrote), under the names in its names.yaml.
-
-    device: "auto" takes a GPU where there is one. readout: "kmeans", "learned" or "linear" (a run with labels); None:
-    the run's headline clusters. scale: pixels of the shorter side as the network sees an image, or "native"; None: as
-    the run is evaluated. window: most pixels of a side in one piece; larger images are seen in windows that overlap.
-    flip: average with the mirror image. overrides: of the run's configuration, for instance
-    ["backbone.weights=FILE"] where they lie elsewhere now.
-
-    Raises UserError: no run, a damaged one, a readout that it has not, a backbone that can't be had.
-    """
-    return Model.load(
-        run, device=device, readout=readout, scale=scale, window=window, flip=flip, overrides=overrides
-    )  # fmt: skip
+load = Model.load
 
 
 def fit(

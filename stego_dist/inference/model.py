@@ -111,12 +111,17 @@ class Model:
         flip: bool | None = None,
         overrides: Sequence[str] = (),
     ) -> Model:
-        """The model of a run directory, under the names in its names.yaml, or of what an export to safetensors wrote.
+        """The model of a run (a folder that `train`, `fit` or `import` wrote), under the names in its names.yaml, or of
+        what an export to safetensors wrote.
 
-        device: "auto" takes a GPU where there is one. readout: the run's headline clusters (eval.clusters) where it is
-        None. scale, flip: as the run is evaluated. window: twice the resolution. overrides: of the run's configuration,
-        for instance where the backbone's weights lie now. Nothing is unpickled but a backbone's own file, as tensors.
-        Raises UserError: no run, damaged, no such readout, another backbone.
+        device: "auto" takes a GPU where there is one. readout: "kmeans", "learned" or "linear" (a run with labels);
+        None: the run's headline clusters (eval.clusters). scale: pixels of the shorter side as the network sees an
+        image, or "native"; None: as the run is evaluated. window: most pixels of a side in one piece, larger images are
+        seen in windows that overlap; None: twice the resolution. flip: average with the mirror image; None: as the run
+        is evaluated. overrides: of the run's configuration, for instance ["backbone.weights=FILE"] where they lie
+        elsewhere now. Nothing is unpickled but a backbone's own file, as tensors.
+
+        Raises UserError: no run, a damaged one, a readout that it has not, a backbone that can't be had.
         """
         opened = OpenedRun.open(Path(run), overrides)
         chosen = opened.readout(readout)
