@@ -25,7 +25,7 @@ from stego_dist.knn.ivf import IvfShare, build_share, draw_ids, train_index, tra
 from stego_dist.knn.kernels import Ids, Stored, kernel
 from stego_dist.knn.ranking import Best, Neighbours, neighbours
 from stego_dist.knn.search import own_products
-from stego_dist.knn.table import write_part
+from stego_dist.knn.table import REMEDY, is_done, write_part
 from stego_dist.rundir import Fingerprint, atomic_path, digest, writing_to
 
 QUERIES = 4096
@@ -185,15 +185,16 @@ class _Worker:
 
     def merge(self, shard: int) -> int:
         """Write a shard's rows of the table; returns the number of queries."""
-        job, ids = self.job, self.job.shard_ids(shard)
-        parts = []
-        for start, best in job.candidates.merged(job.store.shards[shard], job.shares):
-            some = np.arange(ids.start + start, ids.start + start + len(best.ids))
-            own = own_products(job.store.descriptors(int(some[0]), int(some[-1]) + 1))
-            parts.append(neighbours(some, own, best, self.knn.min_similarity))
-        whole = Neighbours(np.concatenate([p.ids for p in parts]), np.concatenate([p.similarities for p in parts]))
-        write_part(job.root, job.store.shards[shard], whole, job.fingerprint)
-        job.candidates.drop(job.store.shards[shard], job.shares)
+        job, ids, name = self.job, self.job.shard_ids(shard), self.job.store.shards[shard]
+        if not is_done(job.root, name, job.fingerprint, REMEDY):  # it is where a worker died before it could say so
+            parts = []
+            for start, best in job.candidates.merged(name, job.shares):
+                some = np.arange(ids.start + start, ids.start + start + len(best.ids))
+                own = own_products(job.store.descriptors(int(some[0]), int(some[-1]) + 1))
+                parts.append(neighbours(some, own, best, self.knn.min_similarity))
+            whole = Neighbours(np.concatenate([p.ids for p in parts]), np.concatenate([p.similarities for p in parts]))
+            write_part(job.root, name, whole, job.fingerprint)
+        job.candidates.drop(name, job.shares)
         return len(ids)
 
     def train(self) -> None:

@@ -182,7 +182,8 @@ class Pool(Generic[T, R]):
     def _lost(self, member: _Member, job: Job[T] | None, death: Exception) -> None:
         """A worker died: its job goes to another, and a new one is asked for, unless they all die while they start."""
         self.ray.kill(member.actor)  # one that is cut off may still live
-        reason = str(death).strip().partition("\n")[0]
+        lines = str(death).strip().split("\n")
+        reason = lines[-1 if getattr(death, "actor_init_failed", False) else 0]  # a traceback ends with what was raised
         if job is None:
             self._failed_starts += 1
             console.warn(f"a worker died while it started ({reason})")

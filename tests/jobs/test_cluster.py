@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -55,13 +56,20 @@ def die_once(folder: Path, x: int) -> tuple[int, int]:
 
 
 class DiesWhereItIsUnpickled:
-    """As a function does whose module a node lacks, or that needs more memory than there is."""
+    """As a function does that needs more memory than there is."""
 
     def __call__(self) -> Callable[[int], int]:
         return square
 
     def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
         return os._exit, (1,)
+
+
+class CannotBeImported(DiesWhereItIsUnpickled):
+    """As a function does whose module a node lacks."""
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return importlib.import_module, ("a_module_that_is_nowhere",)
 
 
 def die(x: int) -> int:
@@ -129,9 +137,10 @@ def test_a_task_that_always_kills_its_worker_is_given_up_by_name():
     assert set(found) <= set(range(9)) - {3} and len(found) == len(set(found))
 
 
-def test_workers_that_die_while_they_start_are_named():
-    with pytest.raises(UserError, match="3 Ray workers in a row died while they started"):
-        list(run_on_workers(DiesWhereItIsUnpickled(), range(3), workers=1))
+@pytest.mark.parametrize(("make", "why"), [(DiesWhereItIsUnpickled(), "died"), (CannotBeImported(), "'a_module_that")])
+def test_workers_that_die_while_they_start_are_named(make, why):
+    with pytest.raises(UserError, match=rf"3 Ray workers in a row died while they started \(.*{why}.*\)\. Is the"):
+        list(run_on_workers(make, range(3), workers=1))
 
 
 def test_what_others_are_at_is_finished_before_an_error_is_raised(tmp_path):
