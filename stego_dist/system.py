@@ -133,6 +133,12 @@ def slurm() -> Iterator[Finding]:
         )  # fmt: skip
 
 
+def may_have_gpu() -> bool:
+    """Whether a GPU may be here, by the device files of its driver: where not, torch need not be loaded to ask it."""
+    patterns = ("nvidia*", "nvhost*", "dxg", "kfd")  # NVIDIA's, those of its small boards, Windows', AMD's
+    return platform.system() != "Linux" or any(True for name in patterns for _ in Path("/dev").glob(name))
+
+
 def gpu_driver() -> str:
     """GPUs and driver as nvidia-smi has them, "" without it."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]

@@ -15,12 +15,12 @@ from stego_dist.data.manifest import ShardSet
 from stego_dist.data.pack import build
 from stego_dist.data.plan import BuildOptions
 from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.inputs import features_fingerprint, knn_dir, knn_fingerprint, make_backbone, open_store
+from stego_dist.engine.inputs import features_fingerprint, make_backbone, open_store
 from stego_dist.features.store import write_manifest, write_shard_in_batches
 from stego_dist.jobs.embed import embed_shard
 from stego_dist.jobs.views import view_jobs
 from stego_dist.knn.search import search
-from stego_dist.knn.table import choose_method, write_part
+from stego_dist.knn.table import choose_method, knn_dir, knn_fingerprint, write_part
 from stego_dist.knn.table import write_manifest as write_table_manifest
 
 TREE: dict[str, Any] = {

@@ -24,19 +24,13 @@ from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
 from stego_dist.engine import checkpoint as ckpt
 from stego_dist.engine.coefficients import fill_in, wants_calibration
-from stego_dist.engine.inputs import (
-    check_enough,
-    features_fingerprint,
-    knn_fingerprint,
-    make_backbone,
-    open_table,
-)
+from stego_dist.engine.inputs import check_enough, features_fingerprint, make_backbone, open_table
 from stego_dist.engine.pairs import training_pairs
 from stego_dist.engine.setup import on_main_process
 from stego_dist.engine.supply import FeaturesOf, features_of, open_bank
 from stego_dist.errors import UserError
 from stego_dist.knn.kmeans import spherical_kmeans
-from stego_dist.knn.table import KnnTable
+from stego_dist.knn.table import KnnTable, knn_fingerprint
 from stego_dist.losses.calibration import RULE, Coefficients, Observed, choose_coefficients, same_cluster_shares
 from stego_dist.losses.distribution import Distribution, histograms
 from stego_dist.losses.draws import generator

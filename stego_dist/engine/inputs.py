@@ -16,7 +16,7 @@ from stego_dist.data.samples import ShardSamples
 from stego_dist.errors import ConfigError, StaleInputError, UserError
 from stego_dist.features.store import FeatureStore
 from stego_dist.features.views import Views, ViewStore
-from stego_dist.knn.table import KnnTable, chosen_method
+from stego_dist.knn.table import KnnTable, knn_dir, knn_fingerprint
 from stego_dist.models.backbone import Backbone
 from stego_dist.models.segmenter import Segmenter
 from stego_dist.rundir import Fingerprint, code_revision
@@ -153,29 +153,6 @@ def scored_views(config: Config) -> Views:
 def kept_views(config: Config) -> list[Views]:
     """All that the features job keeps beside the bank; nothing with eval.features=online."""
     return [] if config.eval.features == "online" else [*evaluated_views(config), scored_views(config)]
-
-
-def knn_fingerprint(config: Config, features: Fingerprint) -> Fingerprint:
-    """Everything that the neighbour table depends on; memory, workers and library are not among it.
-
-    With knn.method=auto the method is the one that was chosen when the table was begun.
-    """
-    knn = config.knn
-    method = chosen_method(knn_dir(config)) if knn.method == "auto" else knn.method
-    approximate = {"knn.ivf_code": knn.ivf_code, "knn.recall": knn.recall} if method == "ivf" else {}
-    return {
-        **features,
-        "knn.k": knn.k,
-        "knn.exclude_same_image": knn.exclude_same_image,
-        "knn.min_similarity": knn.min_similarity,
-        "knn.method": method,
-        **approximate,
-    }
-
-
-def knn_dir(config: Config) -> Path:
-    """Where the neighbour table lies."""
-    return Path(config.features.dir) / "knn"
 
 
 def open_store(config: Config, fingerprint: Fingerprint) -> FeatureStore:

@@ -15,11 +15,11 @@ import torch
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.inputs import features_fingerprint, knn_dir, make_backbone, open_table, open_views
+from stego_dist.engine.inputs import features_fingerprint, make_backbone, open_table, open_views
 from stego_dist.engine.supply import open_bank
 from stego_dist.features.bank import Bank
 from stego_dist.features.views import Views, ViewStore
-from stego_dist.knn.table import KnnTable
+from stego_dist.knn.table import KnnTable, knn_dir
 from stego_dist.models.backbone import Backbone
 from stego_dist.rundir import Fingerprint
 

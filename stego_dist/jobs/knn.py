@@ -19,7 +19,7 @@ import numpy as np
 from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.console import size
-from stego_dist.engine.inputs import knn_dir, knn_fingerprint, open_store
+from stego_dist.engine.inputs import open_store
 from stego_dist.errors import ConfigError
 from stego_dist.features.store import FeatureStore
 from stego_dist.jobs.cluster import ray_cluster, run_on_workers, worker_count
@@ -40,7 +40,15 @@ from stego_dist.knn.ivf import recall
 from stego_dist.knn.kernels import Ids, kernel
 from stego_dist.knn.ranking import Best, merge, neighbours
 from stego_dist.knn.search import own_products, share_spans
-from stego_dist.knn.table import choose_method, chosen_method, is_done, read_rows, write_manifest
+from stego_dist.knn.table import (
+    choose_method,
+    chosen_method,
+    is_done,
+    knn_dir,
+    knn_fingerprint,
+    read_rows,
+    write_manifest,
+)
 from stego_dist.rundir import Fingerprint, read_json, write_json
 
 REMEDY = "Pass --overwrite to compute it again."

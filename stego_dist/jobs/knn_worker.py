@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from stego_dist.config import Config
-from stego_dist.engine.inputs import knn_dir, knn_fingerprint
 from stego_dist.features.store import FeatureStore
 from stego_dist.knn.candidates import Candidates
 from stego_dist.knn.cost import SAMPLED, TUNED, default_cells
@@ -25,7 +24,7 @@ from stego_dist.knn.ivf import IvfShare, build_share, draw_ids, train_index, tra
 from stego_dist.knn.kernels import Ids, Stored, kernel
 from stego_dist.knn.ranking import Best, Neighbours, neighbours
 from stego_dist.knn.search import own_products
-from stego_dist.knn.table import REMEDY, is_done, write_part
+from stego_dist.knn.table import REMEDY, is_done, knn_dir, knn_fingerprint, write_part
 from stego_dist.rundir import Fingerprint, atomic_path, digest, writing_to
 
 QUERIES = 4096

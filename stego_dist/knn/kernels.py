@@ -2,25 +2,28 @@
 
 A kernel keeps a block in the form it searches (`load`) and returns candidates in float32 (`top_k`). Its products may be
 off by `rounding(dim)`; which of equal ones it takes is its own affair. The search makes one result of all of them.
+
+Torch is loaded only where it multiplies or may know of a GPU: a worker that searches by FAISS starts seconds earlier
+and holds hundreds of megabytes less.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from stego_dist.errors import UserError
+from stego_dist.system import may_have_gpu
+
+if TYPE_CHECKING:
+    from stego_dist.knn.torch_kernel import TorchKernel
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int64]
 Stored = NDArray[Any]
 """Descriptors as they are stored: float16 or float32, unit length, multiples of 2⁻²⁴."""
-
-SCORES = 2**24
-"""Products that torch holds at a time (64 MiB)."""
 
 
 class Kernel(Protocol):
@@ -88,38 +91,24 @@ class FaissGpuKernel:
         return 4 * float32_rounding(dim)  # tensor cores cut off instead of rounding
 
 
-class TorchKernel:
-    """Torch on the GPU where there is one, else on the CPU; never in TF32."""
-
-    def __init__(self) -> None:
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.name = f"torch on the {'GPU' if self.device.type == 'cuda' else 'CPU'}"
-
-    def load(self, rows: Stored) -> torch.Tensor:
-        return torch.from_numpy(np.array(rows)).to(self.device)
-
-    def top_k(self, queries: Floats, block: torch.Tensor, k: int) -> tuple[Floats, Ids]:
-        wide = block.float().T
-        parts = [
-            (part.to(self.device) @ wide).topk(k, dim=1)
-            for part in torch.split(torch.from_numpy(queries), max(1, SCORES // len(block)))
-        ]
-        return torch.cat([p.values for p in parts]).cpu().numpy(), torch.cat([p.indices for p in parts]).cpu().numpy()
-
-    def rounding(self, dim: int) -> float:
-        return float32_rounding(dim)
-
-
 def kernel(name: Literal["auto", "faiss", "torch"]) -> Kernel:
     """By name; `auto` is FAISS, or torch where FAISS is missing or there is a GPU that FAISS does not see."""
     if name == "torch":
-        return TorchKernel()
+        return _torch_kernel()
     try:
         import faiss
     except (ImportError, OSError) as error:
         if name == "faiss":
             raise UserError(f"knn.backend: faiss can't be loaded ({error}); use torch") from None
-        return TorchKernel()
+        return _torch_kernel()
     if faiss.get_num_gpus() > 0:
         return FaissGpuKernel()
-    return TorchKernel() if name == "auto" and torch.cuda.is_available() else FaissKernel()
+    if name == "auto" and may_have_gpu() and (found := _torch_kernel()).on_gpu:
+        return found
+    return FaissKernel()
+
+
+def _torch_kernel() -> TorchKernel:
+    from stego_dist.knn.torch_kernel import TorchKernel
+
+    return TorchKernel()

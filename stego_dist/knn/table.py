@@ -13,12 +13,36 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stego_dist.config import Config
 from stego_dist.knn.ranking import Neighbours
-from stego_dist.rundir import read_json, write_json
+from stego_dist.rundir import Fingerprint, read_json, write_json
 from stego_dist.shardarrays import ShardArrays, declare_complete, read_marker, write_arrays
 
 FORMAT = "stego_dist.knn/2"
 REMEDY = "Build the table again with: stego-dist knn build CONFIG --overwrite"
+
+
+def knn_dir(config: Config) -> Path:
+    """Where the neighbour table lies."""
+    return Path(config.features.dir) / "knn"
+
+
+def knn_fingerprint(config: Config, features: Fingerprint) -> Fingerprint:
+    """Everything that the neighbour table depends on; memory, workers and library are not among it.
+
+    With knn.method=auto the method is the one that was chosen when the table was begun.
+    """
+    knn = config.knn
+    method = chosen_method(knn_dir(config)) if knn.method == "auto" else knn.method
+    approximate = {"knn.ivf_code": knn.ivf_code, "knn.recall": knn.recall} if method == "ivf" else {}
+    return {
+        **features,
+        "knn.k": knn.k,
+        "knn.exclude_same_image": knn.exclude_same_image,
+        "knn.min_similarity": knn.min_similarity,
+        "knn.method": method,
+        **approximate,
+    }
 
 
 def write_part(root: Path, shard: str, neighbours: Neighbours, fingerprint: Mapping[str, Any]) -> None:

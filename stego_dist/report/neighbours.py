@@ -18,10 +18,10 @@ from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
 from stego_dist.data.samples import ShardSamples
-from stego_dist.engine.inputs import REMEDY, fingerprint_over, knn_dir, make_backbone, open_store, open_table
+from stego_dist.engine.inputs import REMEDY, fingerprint_over, make_backbone, open_store, open_table
 from stego_dist.errors import UserError
 from stego_dist.knn.statistics import QUANTILES, TableReader, TableStatistics, crops_to_show
-from stego_dist.knn.table import KnnTable
+from stego_dist.knn.table import KnnTable, knn_dir
 from stego_dist.report.tables import percent
 from stego_dist.rundir import atomic_path, read_json, write_json, writing_to
 

@@ -16,12 +16,12 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
-from stego_dist.engine.inputs import knn_dir
 from stego_dist.errors import UserError
 from stego_dist.jobs import knn as module
 from stego_dist.jobs.cluster import run_on_workers
 from stego_dist.jobs.knn import build_table
 from stego_dist.jobs.knn_worker import Build, Done, Job, Merge, Search, Task, Train, make_worker
+from stego_dist.knn.table import knn_dir
 from tests.conftest import REPO
 from tests.jobs.test_knn_job import FEATURES, clustered, contents, write_store
 from tests.tiny import config_at

@@ -19,7 +19,7 @@ import pytest
 
 from stego_dist import rundir
 from stego_dist.config import Config
-from stego_dist.engine.inputs import knn_dir, knn_fingerprint, open_store, open_table
+from stego_dist.engine.inputs import open_store, open_table
 from stego_dist.errors import ConfigError, StaleInputError, UserError
 from stego_dist.features.store import ShardFeatures, write_manifest, write_shard
 from stego_dist.jobs import knn as module
@@ -29,6 +29,7 @@ from stego_dist.jobs.knn import build_table
 from stego_dist.knn.ivf import build_share as build
 from stego_dist.knn.ivf import recall
 from stego_dist.knn.search import search
+from stego_dist.knn.table import knn_dir, knn_fingerprint
 from tests.knn.database import Array, brute_force, on_grid
 from tests.tiny import config_at
 

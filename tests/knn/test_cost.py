@@ -11,7 +11,8 @@ from stego_dist.errors import ConfigError
 from stego_dist.knn.cost import Rates, choose, default_cells, exact_cost, ivf_cost, measure_rates, pq_bytes
 from stego_dist.knn.exact import FIXED
 from stego_dist.knn.ivf import train_index
-from stego_dist.knn.kernels import FaissKernel, TorchKernel
+from stego_dist.knn.kernels import FaissKernel
+from stego_dist.knn.torch_kernel import TorchKernel
 from tests.knn.database import unit
 
 RATES = Rates(flops=4e10, matmul_flops=8e10, scan_flops=1e10, query_seconds=1e-4, read_bytes=1e9)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
 from stego_dist.errors import ConfigError, UserError
-from stego_dist.knn import exact
+from stego_dist.knn import exact, kernels
 from stego_dist.knn.exact import FIXED, SLACK, ExactShare, Sizes, plan_sizes
-from stego_dist.knn.kernels import FaissKernel, TorchKernel, kernel
+from stego_dist.knn.kernels import FaissKernel, kernel
 from stego_dist.knn.ranking import Neighbours, products, top_k
 from stego_dist.knn.search import search, share_spans
+from stego_dist.knn.torch_kernel import TorchKernel
+from stego_dist.system import may_have_gpu
+from tests.conftest import REPO
 from tests.helpers import assert_golden
 from tests.knn.database import Array, assert_same, brute_force, on_grid, unit
 
@@ -249,3 +255,20 @@ def test_kernels_by_name(monkeypatch):
     assert isinstance(kernel("auto"), TorchKernel)
     with pytest.raises(UserError, match=r"knn\.backend: faiss can't be loaded"):
         kernel("faiss")
+
+
+def test_auto_asks_torch_where_there_may_be_a_gpu(monkeypatch):
+    monkeypatch.setattr(kernels, "may_have_gpu", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert isinstance(kernel("auto"), TorchKernel)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert isinstance(kernel("auto"), FaissKernel)
+
+
+@pytest.mark.skipif(may_have_gpu(), reason="this machine may have a GPU: torch is asked")
+def test_without_a_gpu_a_worker_loads_no_torch():
+    script = (
+        "import sys; import stego_dist.jobs.knn_worker; from stego_dist.knn.kernels import kernel; "
+        "kernel('auto'); sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], cwd=REPO).returncode == 0

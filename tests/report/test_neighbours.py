@@ -15,7 +15,7 @@ from stego_dist.config import dump_config
 from stego_dist.data.card import load_card
 from stego_dist.data.pack import build
 from stego_dist.data.plan import BuildOptions
-from stego_dist.engine.inputs import knn_dir
+from stego_dist.knn.table import knn_dir
 from stego_dist.report.neighbours import FRAME, GAP, LINE, NEIGHBOURS, SAME_IMAGE, SIDE
 from tests.tiny import config_at, embed_and_search, write_images
 

@@ -14,12 +14,13 @@ from typing import Any
 from stego_dist import console
 from stego_dist.config import Config
 from stego_dist.data.manifest import ShardSet
-from stego_dist.engine.inputs import features_fingerprint, knn_dir, make_backbone, open_store, open_table
+from stego_dist.engine.inputs import features_fingerprint, make_backbone, open_store, open_table
 from stego_dist.errors import ConfigError, UserError
 from stego_dist.jobs.embed import embed
 from stego_dist.jobs.knn import build_table
 from stego_dist.jobs.sweep.space import Space, Values, with_values
 from stego_dist.jobs.views import view_jobs
+from stego_dist.knn.table import knn_dir
 from stego_dist.rundir import digest
 
 MADE_FROM = (
