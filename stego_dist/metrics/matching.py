@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from stego_dist.metrics.confusion import Matrix
 
@@ -26,6 +25,8 @@ def match_clusters(counts: Matrix) -> Matching:
     All clusters take part. With more clusters than classes the unmatched clusters' pixels count as wrong: they
     are the extra row of `matrix`. With fewer, classes without a cluster have an empty row.
     """
+    from scipy.optimize import linear_sum_assignment  # most of a second, which only those pay who match
+
     clusters, classes = counts.shape
     rows, columns = linear_sum_assignment(counts, maximize=True)
     mapping = np.full(clusters, -1, dtype=np.int64)
