@@ -65,29 +65,14 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from stego_dist.data.crops import Crops
-    from stego_dist.jobs.plan import as_json, estimate, facts_of
-    from stego_dist.jobs.probes import Subject, measure, open_samples
-    from stego_dist.models.backbone import Backbone
+    from stego_dist.jobs.plan import as_json, estimate
+    from stego_dist.jobs.probes import measure_config, open_samples
 
-    b = config.backbone
-    backbone = Backbone(
-        b.name, weights="random", feature=b.feature, pos_interp=b.pos_interp, stride=b.stride, options=b.options
-    )
-    backbone.check_resolution("data.resolution", config.data.resolution)
     samples = open_samples(config)
     known = samples.shard_set.num_classes if samples else None
-    classes = known or 0 if samples and samples.split.labelled else 0
     crops: Crops = args.crops or (samples.shard_set.manifest.options["crops"] if samples else "none")
-    subject = Subject(config, backbone, samples, crops, config.clusters.count or known or 27, classes)
-    figures, origins = measure(subject, given)
-    facts = facts_of(
-        config,
-        dim=backbone.dim,
-        stride=backbone.stride,
-        parameters=sum(p.numel() for p in backbone.parameters()),
-        crops=1 if crops == "none" else 5,
-        classes=classes,
-    )
+    clusters = config.clusters.count or known or 27
+    facts, figures, origins = measure_config(config, samples, crops, clusters, given)
     workers = args.workers or config.features.workers or torch.cuda.device_count() or os.cpu_count() or 1
     sizes = [estimate(n, facts, figures, workers) for n in images]
     found = as_json(figures, origins, facts, sizes)

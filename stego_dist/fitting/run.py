@@ -30,9 +30,8 @@ from stego_dist.fitting.plan import CLUSTERS, MAX_SIDE, Choice, Request, fit_con
 from stego_dist.fitting.stations import Command, Stations
 from stego_dist.inference.model import OpenedRun
 from stego_dist.inference.names import write_names
-from stego_dist.jobs.plan import Facts, Figures, facts_of
-from stego_dist.jobs.probes import Subject, measure
-from stego_dist.models.backbone import Backbone
+from stego_dist.jobs.plan import Facts, Figures
+from stego_dist.jobs.probes import measure_config
 from stego_dist.rundir import RunDir, atomic_path, check_fingerprint, read_json, write_json
 
 FORMAT = "stego_dist.fit/1"
@@ -105,19 +104,7 @@ def forget(out: Path) -> None:
 
 
 def _measure(config: Config, crops: Crops) -> tuple[Facts, Figures]:
-    """Facts of a configuration, and what one worker of this machine does."""
-    b = config.backbone
-    backbone = Backbone(
-        b.name, weights="random", feature=b.feature, pos_interp=b.pos_interp, stride=b.stride, options=b.options
-    )
-    backbone.check_resolution("data.resolution", config.data.resolution)
-    subject = Subject(config, backbone, None, crops, CLUSTERS, 0)
-    figures, _ = measure(subject, SEARCH)
-    parameters = sum(p.numel() for p in backbone.parameters())
-    facts = facts_of(
-        config, dim=backbone.dim, stride=backbone.stride, parameters=parameters,
-        crops=1 if crops == "none" else 5, classes=0,
-    )  # fmt: skip
+    facts, figures, _ = measure_config(config, None, crops, CLUSTERS, SEARCH)
     return facts, figures
 
 

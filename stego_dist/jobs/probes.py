@@ -40,7 +40,7 @@ from stego_dist.engine.forward import Forward
 from stego_dist.engine.inputs import AUTOCAST
 from stego_dist.engine.step import TrainStep, parameter_groups
 from stego_dist.errors import UserError
-from stego_dist.jobs.plan import Figures
+from stego_dist.jobs.plan import Facts, Figures, facts_of
 from stego_dist.knn.cost import measure_rates
 from stego_dist.knn.kernels import kernel
 from stego_dist.knn.threads import one_thread
@@ -92,6 +92,31 @@ def measure(subject: Subject, given: Mapping[str, float]) -> tuple[Figures, dict
                 origins = {**dict.fromkeys(found, "measured"), **where, **origins}
                 bar.advance()
     return Figures(**{field.name: values[field.name] for field in fields(Figures)}), origins
+
+
+def measure_config(
+    config: Config, samples: ShardSamples | None, crops: Crops, clusters: int, given: Mapping[str, float]
+) -> tuple[Facts, Figures, dict[str, str]]:
+    """What a plan of a configuration is computed from: its facts, and the figures of `measure`.
+
+    Weights don't enter: none are read. Raises UserError: a backbone that is not known, a resolution that does not fit.
+    """
+    b = config.backbone
+    backbone = Backbone(
+        b.name, weights="random", feature=b.feature, pos_interp=b.pos_interp, stride=b.stride, options=b.options
+    )
+    backbone.check_resolution("data.resolution", config.data.resolution)
+    classes = samples.shard_set.num_classes or 0 if samples and samples.split.labelled else 0
+    figures, origins = measure(Subject(config, backbone, samples, crops, clusters, classes), given)
+    facts = facts_of(
+        config,
+        dim=backbone.dim,
+        stride=backbone.stride,
+        parameters=sum(p.numel() for p in backbone.parameters()),
+        crops=1 if crops == "none" else 5,
+        classes=classes,
+    )
+    return facts, figures, origins
 
 
 def _machine(config: Config) -> tuple[dict[str, float], dict[str, str]]:

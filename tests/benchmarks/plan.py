@@ -29,13 +29,12 @@ from stego_dist.features.store import FeatureStore, ShardFeatures, write_manifes
 from stego_dist.jobs.cluster import ray_cluster
 from stego_dist.jobs.embed import embed
 from stego_dist.jobs.knn import build_table
-from stego_dist.jobs.plan import estimate, facts_of
-from stego_dist.jobs.probes import Subject, measure, open_samples
+from stego_dist.jobs.plan import estimate
+from stego_dist.jobs.probes import measure_config, open_samples
 from stego_dist.knn.cost import exact_cost, measure_rates
 from stego_dist.knn.kernels import kernel
 from stego_dist.knn.search import search
 from stego_dist.knn.threads import one_thread
-from stego_dist.models.backbone import Backbone
 from tests.benchmarks.timing import table
 from tests.knn.database import on_grid
 
@@ -114,13 +113,10 @@ def bank_rows(root: Path, sizes: list[int], workers: int) -> list[Row]:
     _, start = embedded(root, START, workers)
     for n in sizes:
         config, real = embedded(root, n, workers)
-        backbone = Backbone(config.backbone.name, weights="random")
-        subject = Subject(config, backbone, open_samples(config), "none", clusters=8, classes=0)
-        given = dict.fromkeys(
-            ("pack", "train", "knn_flops", "knn_matmul_flops", "knn_scan_flops", "knn_query_seconds"), 1.0
-        )
-        figures, _ = measure(subject, {**given, "sample_bytes": 1.0})
-        facts = facts_of(config, dim=backbone.dim, stride=backbone.stride, parameters=1, crops=1, classes=0)
+        assumed = (
+            "pack", "sample_bytes", "train", "knn_flops", "knn_matmul_flops", "knn_scan_flops", "knn_query_seconds",
+        )  # fmt: skip
+        facts, figures, _ = measure_config(config, open_samples(config), "none", 8, dict.fromkeys(assumed, 1.0))
         stages = estimate(n, replace(facts, knn_method="exact"), figures, workers)["stages"]
         held = sum(file.stat().st_size for file in Path(config.features.dir).glob("*.bank.npy"))
         took, real = stages["embedding"]["seconds"] + stages["bank"]["seconds"], real - start
