@@ -40,12 +40,12 @@ def run_build(args: argparse.Namespace) -> int:
     config = config_of(args)
     from stego_dist import console
     from stego_dist.data.manifest import ShardSet
-    from stego_dist.jobs.cluster import ray_cluster
+    from stego_dist.jobs.cluster import cluster_for
     from stego_dist.jobs.embed import embed
     from stego_dist.jobs.knn import build_table
 
     ShardSet.open(config.data.shards, config.data.storage).split(config.data.train_split)  # before a cluster is begun
-    with ray_cluster():
+    with cluster_for(config.features.workers, config.features.gpus_per_worker):
         fingerprint = embed(config, bank=config.train.features == "bank", overwrite=args.overwrite)
         table = build_table(config, fingerprint, overwrite=args.overwrite)
     console.say(f"neighbour table: {table}; next: stego-dist train {args.config}")

@@ -85,7 +85,7 @@ class FeaturesConfig(Section):
     batch_size: Positive = 16
     """Images of one backbone forward."""
     workers: Positive | None = None
-    """Ray workers; none: as many as the GPUs hold, or one a CPU core."""
+    """Ray workers; none: as many as the GPUs hold, or one a CPU core. A single one on this machine needs no Ray."""
     gpus_per_worker: Annotated[float, Field(gt=0)] = 1.0
     """GPUs of a worker, whole or a fraction (0.5: two workers share one); without GPUs in the cluster it is ignored."""
     precision: Literal["fp32", "bf16"] = "fp32"

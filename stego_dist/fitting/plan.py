@@ -40,8 +40,10 @@ CLUSTERS = 20
 """Clusters that the learned probe has until their number is chosen."""
 BANK_SHARE = 0.5
 """Part of the free disk that kept features may take."""
-START_SECONDS = 45.0
-"""Starts of workers, clustering and the report, about; measured on two cores."""
+START_SECONDS, WORKERS_SECONDS = 25.0, 10.0
+"""Starts, clustering and the report, about, and starts of workers where there are any; measured on two cores."""
+ALONE = 500
+"""Images below which starting Ray and its workers would take about as long as their work."""
 MARGIN_BYTES = 2e9
 """Of the disk, that stay free."""
 Features = Literal["bank", "online"]
@@ -86,6 +88,11 @@ class Choice:
     """That it writes, about."""
     stages: dict[str, float]
     """Seconds of each stage."""
+
+    @property
+    def alone(self) -> bool:
+        """Whether this process does the work of workers."""
+        return self.samples + self.shown < ALONE
 
 
 Measure = Callable[[Config, Crops], tuple[Facts, Figures]]
@@ -140,21 +147,20 @@ def _estimated(choice: Choice, facts: Facts, figures: Figures) -> Choice:
     def at(features: Features) -> dict[str, Any]:
         return estimate(choice.images, replace(facts, steps=choice.steps, features=features), figures, workers)
 
+    choice = replace(choice, samples=choice.images * facts.crops)
     features: Features = "bank"
     found = at(features)
     if found["stages"]["bank"]["bytes"] > BANK_SHARE * figures.disk_free:
         features = "online"
         found = at(features)
+    starts = START_SECONDS + (0.0 if choice.alone else WORKERS_SECONDS)
     shown = choice.shown * facts.crops / EVALUATED
     kept = found["stages"]["evaluation bank"]
     stages = {name: found["stages"][name]["seconds"] for name in found["total"]["of"]}
     stages.pop("evaluation bank", None)
-    stages |= {"report's images": shown * kept["seconds"], "starts, clusters, report": START_SECONDS}
+    stages |= {"report's images": shown * kept["seconds"], "starts, clusters, report": starts}
     size = found["total"]["bytes"] - (1 - shown) * (kept["bytes"] if features == "bank" else 0)
-    return replace(
-        choice, samples=choice.images * facts.crops, features=features, seconds=sum(stages.values()), bytes=size,
-        stages=stages,
-    )  # fmt: skip
+    return replace(choice, features=features, seconds=sum(stages.values()), bytes=size, stages=stages)
 
 
 def _within(seconds: float, first: Choice, estimated: Callable[[int, int], Choice]) -> Choice:
@@ -187,7 +193,7 @@ def fit_config(folder: Folder, request: Request, choice: Choice, out: Path) -> C
             "shards": str(out / "shards"), "train_split": TRAIN, "eval_split": SHOWN, "resolution": choice.resolution,
         },
         "backbone": backbone,
-        "features": {"dir": str(out / "features")},
+        "features": {"dir": str(out / "features"), "workers": 1 if choice.alone else None},
         "knn": {"k": neighbours, "positives": min(7, neighbours - 1)},
         "train": {"steps": choice.steps, "features": choice.features, "panels": 0},
         "clusters": {"count": request.classes or CLUSTERS},

@@ -38,8 +38,6 @@ FORMAT = "stego_dist.fit/1"
 REMEDY = "Give the same options to go on, or --overwrite to begin anew."
 SEARCH = {"knn_flops": 2e9, "knn_matmul_flops": 2e9, "knn_scan_flops": 1e9, "knn_query_seconds": 1e-3}
 """What the search is taken to do, for the estimate: little beside the rest at the sizes where minutes count."""
-ALONE = 500
-"""Images below which starting workers would take longer than packing."""
 Confirm = Callable[[Choice, Folder], None]
 """Is shown the choice before anything is done; raises to give up."""
 
@@ -131,7 +129,7 @@ def _stations(
     stations.run(
         "shards", "build", str(out / "card.yaml"), "--source", str(folder.root), "--out", str(out / "shards"),
         "--crops", choice.crops, "--max-side", str(MAX_SIDE), "--on-error", on_error,
-        *(["--workers", "1"] if choice.images + choice.shown < ALONE else []),
+        *(["--workers", "1"] if choice.alone else []),
     )  # fmt: skip
     stations.begin(f"features of {config.backbone.name}, and each image's nearest neighbours")
     stations.run("knn", "build", settings)

@@ -3,21 +3,25 @@
 An existing cluster is used when RAY_ADDRESS names one; otherwise a local one is started and stopped again. Ray supplies
 the workers; what runs on them are pure functions that do not know it. A worker that dies is replaced and its task
 repeated (pool.py); an error of the user's (UserError) comes back as itself.
+
+Where one worker does all on this machine (`alone`), it is this process, and Ray is not started.
 """
 
 from __future__ import annotations
 
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, TypeVar
 
 from stego_dist import console
 from stego_dist.errors import UserError
 from stego_dist.jobs.pool import START_TIMEOUT_S, Lanes, Pool, Worker
+from stego_dist.system import may_have_gpu
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -82,6 +86,31 @@ def ray_cluster() -> Iterator[Any]:
         ray.shutdown()
 
 
+def alone(workers: int | None, gpus: float) -> bool:
+    """Whether `run_on_workers` needs no cluster: one worker does all, on this machine, and no cluster is connected."""
+    ray = sys.modules.get("ray")
+    if "RAY_ADDRESS" in os.environ or (ray is not None and ray.is_initialized()):
+        return False
+    return workers == 1 or (workers is None and _places_here(gpus) == 1)
+
+
+def _places_here(gpus: float) -> int:
+    """Workers that this machine has room for."""
+    found = 0
+    if may_have_gpu():
+        import torch
+
+        found = torch.cuda.device_count()
+    return room_for([{"CPU": os.cpu_count() or 1, "GPU": found}], 1, gpus if found else 0.0)
+
+
+@contextmanager
+def cluster_for(workers: int | None, gpus: float) -> Iterator[None]:
+    """A cluster that several calls of `run_on_workers` share, where they need one."""
+    with nullcontext() if alone(workers, gpus) else ray_cluster():
+        yield
+
+
 def _await_nodes(ray: Any) -> None:
     """Wait until as many nodes have joined as STEGO_RAY_NODES says. Raises UserError: too few do."""
     wanted, deadline = int(os.environ.get("STEGO_RAY_NODES", "0")), time.monotonic() + START_TIMEOUT_S
@@ -105,7 +134,7 @@ def run_on_workers(
     attempts: int = 3,
     name: Callable[[T], str] = repr,
 ) -> Iterator[R]:
-    """Results of `make()(task)` for all tasks, in the order in which they finish; each once, whatever dies meanwhile.
+    """Results of `make()(task)` for all tasks, in the order in which they finish; each once, whatever worker dies.
 
     Args:
         make: runs once in each worker (to load a model, say).
@@ -123,6 +152,9 @@ def run_on_workers(
     lanes = Lanes(tasks, lane)
     if not lanes:
         return
+    if alone(workers, gpus):
+        yield from lanes.one_by_one(make, then)
+        return
     with ray_cluster() as ray:
         nodes, gpus, places = _cluster(ray, gpus)
         options = {
@@ -139,6 +171,8 @@ def run_on_workers(
 
 def worker_count(workers: int | None, gpus: float) -> int:
     """How many workers `run_on_workers` would start for any number of tasks."""
+    if alone(workers, gpus):
+        return 1
     with ray_cluster() as ray:
         return workers or _cluster(ray, gpus)[2]
 

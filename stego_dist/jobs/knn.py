@@ -22,7 +22,7 @@ from stego_dist.console import size
 from stego_dist.engine.inputs import open_store
 from stego_dist.errors import ConfigError
 from stego_dist.features.store import FeatureStore
-from stego_dist.jobs.cluster import ray_cluster, run_on_workers, worker_count
+from stego_dist.jobs.cluster import cluster_for, run_on_workers, worker_count
 from stego_dist.jobs.knn_worker import Build, Done, Job, Merge, Search, Task, Train, ivf_dir, make_worker
 from stego_dist.knn.cost import (
     ID,
@@ -65,8 +65,9 @@ def build_table(config: Config, features: Fingerprint, *, overwrite: bool = Fals
     root = knn_dir(config)
     if overwrite:
         shutil.rmtree(root, ignore_errors=True)
-    with ray_cluster():
-        workers = worker_count(config.features.workers, config.features.gpus_per_worker)
+    wanted = config.features.workers, config.features.gpus_per_worker
+    with cluster_for(*wanted):
+        workers = worker_count(*wanted)
         method = _method(config, store, workers)
         folder = ivf_dir(root, knn_fingerprint(config, features)) if method == "ivf" else None
         job = Job(config, features, method, _shares(folder, len(store), workers), store)

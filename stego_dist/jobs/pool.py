@@ -73,6 +73,16 @@ class Lanes(Generic[T]):
             own = next((key for key in waiting if key not in taken), fullest)
         return self._lanes[own].popleft()
 
+    def one_by_one(self, make: Callable[[], Callable[[T], R]], then: Callable[[R], Iterable[T]] | None) -> Iterator[R]:
+        """The results of all jobs by one worker, which is this process."""
+        fn, own = make(), None
+        while self:
+            job = self.take(own, ())
+            own = own if job.lane is _AHEAD else job.lane
+            result = fn(job.task)
+            self.go_ahead(then(result) if then else ())
+            yield result
+
 
 _AHEAD = object()
 

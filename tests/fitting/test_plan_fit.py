@@ -80,6 +80,15 @@ def test_a_time_limit_takes_steps_and_images_away():
     assert (least.images, least.steps) == (16, 100) and least.seconds > 1  # said, not hidden
 
 
+def test_small_sets_need_no_workers_beside_this_process():
+    few, many = planned(60), planned(5000)
+    assert few[0].alone and few[1].features.workers == 1
+    assert not many[0].alone and many[1].features.workers is None
+    assert planned(60, overrides=("features.workers=2",))[1].features.workers == 2
+    name = "starts, clusters, report"
+    assert many[0].stages[name] - few[0].stages[name] == plan_module.WORKERS_SECONDS
+
+
 def test_a_preview_is_small():
     choice, _ = planned(5000, preview=True)
     assert (choice.images, choice.steps, choice.shown, choice.resolution) == (64, 150, 16, 224)
