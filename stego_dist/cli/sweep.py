@@ -13,11 +13,8 @@ from stego_dist import console
 from stego_dist.cli.common import add_config, config_of
 
 if TYPE_CHECKING:
-    from stego_dist.config import Config
     from stego_dist.jobs.sweep.plan import Folder, Plan
 
-SCREEN = 20_000
-"""clusters.screen of trials, unless it is set: k-means over all points would take a trial several seconds more."""
 SHOWN = 4
 """Best trials whose pictures are shown."""
 EPILOG = """\
@@ -128,7 +125,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     from stego_dist.jobs.sweep.search import count
     from stego_dist.jobs.sweep.space import load_space
 
-    base = sweeping(config_of(args))
+    base = config_of(args)
     plan = Plan(
         base=base,
         space=load_space(args.space, base),
@@ -160,12 +157,6 @@ def _conclude(plan: Plan, folder: Folder, as_json: bool) -> int:
     else:
         print_sweep(found, folder.root)
     return 0
-
-
-def sweeping(config: Config) -> Config:
-    """The configuration as trials have it."""
-    c = config.clusters
-    return config.model_copy(update={"clusters": c.model_copy(update={"screen": c.screen or SCREEN})})
 
 
 def _count(text: str) -> int:

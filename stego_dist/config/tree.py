@@ -135,8 +135,8 @@ class ClustersConfig(Section):
     """Lloyd iterations of each run."""
     screen: Positive | None = None
     """Points on which the k-means runs are made and compared; the best goes on over all of them for a fifth of the
-    iterations. None: every run takes all points. For sweeps: on CamVid 20,000 took 0.7 s of CPU instead of 10 s, and
-    the clusters were as good as others of such runs, not the same."""
+    iterations. None: every run takes all points. Trials of sweeps have 10,000 of at most 50,000: on CamVid 0.7 s of
+    CPU instead of 10 s, for clusters as good as others of such runs, not the same."""
     feature_weight: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     """What the backbone's features count beside codes of length 1; 0: clusters of codes alone, as published. `auto`: 0
     where codes form as many modes as there are clusters, up to 3 where they form fewer (engine/clusters.py)."""

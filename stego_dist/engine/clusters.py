@@ -168,7 +168,8 @@ def margins_of(config: Config, codes: NDArray[np.float32], clusters: int) -> tup
     """How far k-means clusters of (some of the) codes (P, D) stand apart: so many, and the best of half as many, a
     quarter, …; where there are too few for that, the same twice."""
     rng = np.random.default_rng(config.seed)
-    some = codes if len(codes) <= TRIED else codes[np.sort(rng.choice(len(codes), TRIED, replace=False))]
+    most = min(TRIED, config.clusters.screen or TRIED)
+    some = codes if len(codes) <= most else codes[np.sort(rng.choice(len(codes), most, replace=False))]
 
     def apart(count: int) -> float:
         return margin(some, spherical_kmeans(some, count, restarts=3, iterations=25, seed=config.seed))

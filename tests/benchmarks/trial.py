@@ -2,7 +2,7 @@
 
     stego-dist knn build configs/camvid11_vitti16.yaml
     python -m tests.benchmarks.trial configs/camvid11_vitti16.yaml
-    python -m tests.benchmarks.trial CONFIG clusters.screen=20000 --trials 5 --steps 100 --online-steps 0
+    python -m tests.benchmarks.trial CONFIG --trials 5 --steps 100 --online-steps 0
 
 Trials differ in the shift of self pairs, and follow one another in this process, as in a worker of a sweep.
 
@@ -21,6 +21,7 @@ from pathlib import Path
 
 from stego_dist.config import load_config
 from stego_dist.engine.trial import run_trial
+from stego_dist.jobs.sweep.plan import POINTS, SCREEN
 from stego_dist.rundir import RunDir, read_metrics
 from tests.benchmarks.timing import table
 
@@ -51,6 +52,7 @@ def trials(config: str, overrides: list[str], folder: Path, count: int, steps: i
             f"loss.self_pair.shift={0.4 + 0.02 * number}", "loss.self_pair.weight=0.67",
             "loss.knn_pair.shift=0.5", "loss.knn_pair.weight=0.25",
             "loss.random_pair.shift=0.6", "loss.random_pair.weight=0.63",
+            f"clusters.points={POINTS}", f"clusters.screen={SCREEN}",
         ]  # fmt: skip
         numbers = run_trial(load_config(config, [*own, *overrides]))
         validations = sum(line.get("val/seconds") or 0.0 for line in read_metrics(RunDir(run).metrics))

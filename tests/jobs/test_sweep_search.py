@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from stego_dist.errors import StaleInputError, UserError
 from stego_dist.jobs.sweep.check import check
-from stego_dist.jobs.sweep.plan import Folder, Plan, Result, begin, read_plan, trial_config
+from stego_dist.jobs.sweep.plan import POINTS, SCREEN, Folder, Plan, Result, begin, read_plan, trial_config
 from stego_dist.jobs.sweep.search import count, known_values, propose
 from stego_dist.jobs.sweep.space import DEFAULT, Space, read_space
 from stego_dist.jobs.sweep.tell import best_of
@@ -139,6 +140,19 @@ def test_a_result_is_written_once_and_read_as_it_was(plan, tmp_path):
     folder.write_result(result)
     folder.write_result(replace(result, state="failed"))
     assert folder.results() == {2: result}
+
+
+def test_trials_cluster_fewer_codes_unless_that_is_set_or_sampled(plan, tmp_path):
+    folder, values = Folder(tmp_path / "sweep"), plan.space.random(0, 0)
+
+    def of(sampled: dict[str, Any], **clusters: Any) -> tuple[int, int | None]:
+        base = plan.base.model_copy(update={"clusters": plan.base.clusters.model_copy(update=clusters)})
+        found = trial_config(replace(plan, base=base), folder, 0, {**values, **sampled}).clusters
+        return found.points, found.screen
+
+    assert of({}) == (POINTS, SCREEN) and of({}, points=900, screen=800) == (900, 800)
+    assert of({"clusters.points": 10**6, "clusters.screen": None}) == (10**6, None)
+    assert plan.base.clusters.screen is None
 
 
 def test_a_collapsed_trial_is_the_best_only_among_such():

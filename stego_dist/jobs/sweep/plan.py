@@ -2,7 +2,7 @@
 
 SWEEP/sweep.yaml              the plan: base configuration, space, search, objective, seed
 SWEEP/trials/0007/trial.json  the values of trial 7, written before it begins
-                  config.yaml its configuration, which differs from the base's in the sampled keys and its folders
+                  config.yaml its configuration: the base's but for sampled keys, its folders, fewer codes to cluster
                   result.json what became of it, written once, at its end: the truth about the sweep
                   run/        its run directory
 SWEEP/best.yaml trials.csv sweep.json sweep.html    at the end
@@ -32,6 +32,9 @@ NUMBERS: dict[Objective, tuple[str, str]] = {
     "miou": ("miou", "val/miou_learned"),
 }
 """What the objective is called among a finished trial's numbers, and among those of a validation."""
+POINTS, SCREEN = 50_000, 10_000
+"""clusters.points of trials, at most, and clusters.screen, where they are not sampled: clusters of as many codes as a
+run takes would cost a trial up to ten seconds more (of CPU, on CamVid)."""
 USES_LABELS = ("miou",)
 REMEDY = "Repeat the command with --overwrite, or choose another folder with --out."
 
@@ -157,9 +160,11 @@ class Folder:
 
 
 def trial_config(plan: Plan, folder: Folder, n: int, values: Mapping[str, Any]) -> Config:
-    """A trial's configuration: its values, a run directory of its own, and where features that fit them lie."""
-    place = place_of(plan.base, plan.space, values)
-    return with_values(plan.base, {**values, **place, "run_dir": str(folder.run(n).root)})
+    """A trial's configuration: its values, a run directory of its own, where features that fit them lie, and fewer
+    codes to cluster."""
+    place, c = place_of(plan.base, plan.space, values), plan.base.clusters
+    fewer = {"clusters.points": min(c.points, POINTS), "clusters.screen": c.screen or SCREEN}
+    return with_values(plan.base, {**fewer, **values, **place, "run_dir": str(folder.run(n).root)})
 
 
 def begin(plan: Plan, folder: Folder, *, resume: bool, overwrite: bool) -> None:
