@@ -59,7 +59,8 @@ class BackboneConfig(Section):
     feature: Literal["feat", "keys"] = "feat"
     """ViT: patch tokens after the last norm (`feat`) or keys of the last attention block (`keys`)."""
     pos_interp: Literal["dino", "timm"] = "dino"
-    """ViT: how positional embeddings meet another grid: as the published ViT does, or as timm does."""
+    """ViT: how positional embeddings meet another grid: as the published ViT does, or as timm does. Families with
+    positions of their own (EVA, DINOv3) are always as in timm."""
     stride: Literal[4, 8, 16, 32] | None = None
     """CNN: stride of the feature map that is taken; none is the last map."""
     options: dict[str, Any] = Field(default_factory=dict)

@@ -15,6 +15,7 @@ import timm
 import torch
 import torch.nn.functional as F
 from timm.data import resolve_model_data_config
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from stego_dist.errors import UserError
@@ -34,7 +35,7 @@ class Backbone(nn.Module):
         feature: ViT only: "feat", patch tokens after the final norm, or "keys" of the last attention block
             (heads concatenated in head-major order). Prefix tokens are dropped.
         pos_interp: ViT only: "dino" interpolates positional embeddings as the published ViT does, "timm" as
-            timm does; the maps differ by about 4.5 % at 28×28.
+            timm does; the maps differ by about 4.5 % at 28×28. Other families (EVA, DINOv3) have timm's own way.
         stride: CNN only: the feature map of this stride; None takes the last.
         options: more arguments for timm.create_model.
 
@@ -83,7 +84,7 @@ class Backbone(nn.Module):
     def _prepare_vit(self, name: str, pos_interp: str) -> None:
         patch = self.model.patch_embed.patch_size
         self.stride, self.dim = int(patch[0]), int(self.model.embed_dim)
-        if pos_interp == "dino" and getattr(self.model, "pos_embed", None) is not None:
+        if pos_interp == "dino" and isinstance(self.model, VisionTransformer) and self.model.pos_embed is not None:
             self.model._pos_embed = types.MethodType(_dino_pos_embed, self.model)
         self._keys: Tensor | None = None
         if self.feature == "keys":
@@ -137,7 +138,14 @@ class Backbone(nn.Module):
             )
         if not self.is_vit:
             x = x.contiguous(memory_format=torch.channels_last)
-            maps = self.model.forward_intermediates(x, indices=[self.level], intermediates_only=True, stop_early=True)
+            options = {"indices": [self.level], "intermediates_only": True, "stop_early": True}
+            try:
+                maps = self.model.forward_intermediates(x, **options)
+            except AssertionError as error:  # how timm's networks of one size refuse others
+                raise UserError(
+                    f"{self.name} does not take images of {x.shape[2]}×{x.shape[3]} pixels ({error}); choose another "
+                    f"resolution, or build it for this one: backbone.options={{img_size: {x.shape[2]}}}"
+                ) from None
             return cast(Tensor, maps[0].contiguous())
         feat = self.model.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)[0]
         if self.feature == "feat":

@@ -142,6 +142,25 @@ def test_register_tokens_are_dropped(name):
     assert keys(torch.zeros(1, 3, side, side, dtype=torch.uint8)).shape == (1, backbone.dim, 4, 4)
 
 
+def test_families_with_positions_of_their_own_are_as_in_timm():
+    images = torch.randint(0, 256, (2, 3, 42, 56), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    options = {"img_size": 28, "depth": 1, "embed_dim": 24, "num_heads": 2}
+    ours = Backbone("eva02_tiny_patch14_224", weights="random", options=options)
+    model = ours.model
+    assert model.pos_embed is not None and model.rope is not None
+    expected = model.forward_features(ours.normalise(images))[:, model.num_prefix_tokens :]
+    torch.testing.assert_close(ours(images), expected.mT.reshape(2, 24, 3, 4))
+
+
+def test_a_network_of_one_size_refuses_others_with_a_way_out():
+    images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    fixed = Backbone("swin_tiny_patch4_window7_224", weights="random")
+    with pytest.raises(UserError, match=r"swin_tiny.* does not take images of 64×64 pixels .*img_size: 64"):
+        fixed(images)
+    made = Backbone("swin_tiny_patch4_window7_224", weights="random", options={"img_size": 64})
+    assert made(images).shape == (1, 768, 2, 2)
+
+
 def test_impossible_requests_are_named():
     with pytest.raises(UserError, match="no model 'vit_huge_nothing'"):
         Backbone("vit_huge_nothing", weights="random")
