@@ -6,7 +6,8 @@
 1. the CRF: maps a core-second, one map a call as the published evaluation has it, against both maps of an image;
 2. the pool: one process against two;
 3. end to end on val: the published order (codes resized to the labels before both probes, then
-   the library map by map in a pool whose processes send marginals back), against engine/evaluate.py.
+   the library map by map in a pool whose processes send marginals back), against engine/evaluate.py, which runs the
+   backbone as well or reads what the features job has kept.
 
 The published order takes the clusters of the learned probe and the linear probe; ours also counts k-means.
 """
@@ -40,6 +41,7 @@ from stego_dist.metrics.confusion import confusion
 from stego_dist.models.backbone import Backbone
 from stego_dist.models.segmenter import Segmenter
 from tests.benchmarks.timing import rates, table
+from tests.tiny import keep_views
 
 Scene = tuple[np.ndarray, list[np.ndarray]]
 
@@ -141,8 +143,10 @@ def end_to_end(config: Config, weights: str, workers: int, repeats: int) -> str:
     samples = ShardSamples(shard_set, config.data.eval_split)
     ids = range(len(samples))
 
-    def ours(crf: str, backend: str, precision: str) -> Callable[[], int]:
-        wanted = {"crf": crf, "crf_backend": backend, "clusters": "learned", "panels": 0}
+    keep_views(config)
+
+    def ours(crf: str, backend: str, precision: str, features: str = "online") -> Callable[[], int]:
+        wanted = {"crf": crf, "crf_backend": backend, "clusters": "learned", "panels": 0, "features": features}
         settings = config.eval.model_copy(update=wanted)
         train = config.train.model_copy(update={"precision": precision})
         changed = config.model_copy(update={"eval": settings, "train": train})
@@ -158,6 +162,7 @@ def end_to_end(config: Config, weights: str, workers: int, repeats: int) -> str:
             ways["this evaluation, torch CRF"] = ours(crf, "torch", "fp32")
         else:
             ways["this evaluation, bf16"] = ours(crf, "library", "bf16")
+            ways["this evaluation, kept features"] = ours(crf, "library", "fp32", "bank")
         found = rates(ways, repeats)
         base = found["published order"][0]
         rows += [[name, crf, wall, wall / base] for name, (wall, _) in found.items()]
@@ -214,9 +219,8 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "config.yaml"
-        path.write_text(yaml.safe_dump(tree), "utf-8")
-        config = load_config(path)
-    print(end_to_end(config, args.weights, args.cores, args.repeats))
+        path.write_text(yaml.safe_dump({**tree, "features": {"dir": f"{folder}/features"}}), "utf-8")
+        print(end_to_end(load_config(path), args.weights, args.cores, args.repeats))
 
 
 if __name__ == "__main__":
