@@ -160,6 +160,7 @@ def end_to_end(config: Config, weights: str, workers: int, repeats: int) -> str:
         ways = {"published order": theirs(crf == "both"), "this evaluation": ours(crf, "library", "fp32")}
         if crf == "both":
             ways["this evaluation, torch CRF"] = ours(crf, "torch", "fp32")
+            ways["this evaluation, torch CRF, kept features"] = ours(crf, "torch", "fp32", "bank")
         else:
             ways["this evaluation, bf16"] = ours(crf, "library", "bf16")
             ways["this evaluation, kept features"] = ours(crf, "library", "fp32", "bank")
