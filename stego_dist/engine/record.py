@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -26,6 +27,9 @@ MAY_CHANGE = (
     "features.gpus_per_worker", "features.batch_size", "features.compile", "knn.memory_gb", "knn.backend", "eval.",
 )  # fmt: skip
 """Settings that may differ when a run is resumed."""
+MAIN_FIRST_S = 2.0
+"""What another process than the main one waits before it says of a lost contact: both may notice at the same instant,
+and what the main process says must not be written over."""
 
 
 class LostContactError(UserError):
@@ -143,6 +147,8 @@ def record_failure(run: RunDir, accelerator: Accelerator, error: BaseException, 
     if isinstance(error, MainProcessError):
         return
     interrupted, lost = isinstance(error, KeyboardInterrupt), isinstance(error, LostContactError)
+    if lost and not accelerator.is_main_process:
+        time.sleep(MAIN_FIRST_S)
     try:
         before = read_json(run.status, "the run's status", "")
         mine = accelerator.is_main_process and (not lost or before.get("lost_contact", False))

