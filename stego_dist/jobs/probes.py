@@ -37,7 +37,7 @@ from stego_dist.data.transforms import to_training_view
 from stego_dist.engine.coefficients import fill_in, loss_settings
 from stego_dist.engine.feed import Batch
 from stego_dist.engine.forward import Forward
-from stego_dist.engine.inputs import AUTOCAST
+from stego_dist.engine.inputs import AUTOCAST, make_backbone
 from stego_dist.engine.step import TrainStep, parameter_groups
 from stego_dist.errors import UserError
 from stego_dist.jobs.plan import Facts, Figures, facts_of
@@ -101,11 +101,8 @@ def measure_config(
 
     Weights don't enter: none are read. Raises UserError: a backbone that is not known, a resolution that does not fit.
     """
-    b = config.backbone
-    backbone = Backbone(
-        b.name, weights="random", feature=b.feature, pos_interp=b.pos_interp, stride=b.stride, options=b.options
-    )
-    backbone.check_resolution("data.resolution", config.data.resolution)
+    unread = config.backbone.model_copy(update={"weights": "random"})
+    backbone = make_backbone(config.model_copy(update={"backbone": unread}))
     classes = samples.shard_set.num_classes or 0 if samples and samples.split.labelled else 0
     figures, origins = measure(Subject(config, backbone, samples, crops, clusters, classes), given)
     facts = facts_of(
